@@ -17,6 +17,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from nestlearn.memory.functional import (
@@ -80,23 +81,19 @@ def delta_write(
         The state after the last token ``[..., o, i]`` and the reads ``[..., T, o]`` (or None).
     """
     decay = _decay(rate, log_retention)
-    update = _updates(weight, keys, gradients, decay, erase)
+    update = _updates(keys, gradients, keys @ weight.mT, decay, erase)
     reads = None if queries is None else _read(weight, keys, update, decay, queries)
     return _end(weight, keys, update, decay), reads
 
 
-def _updates(
-    weight: Tensor, keys: Tensor, gradients: Tensor, decay: _Decay, erase: bool, outputs: Tensor | None = None
-) -> Tensor:
-    """``u_t`` of every token, ``[..., C, o]``; ``outputs`` is ``K W_0^T`` where it is known already."""
+def _updates(keys: Tensor, gradients: Tensor, outputs: Tensor, decay: _Decay, erase: bool) -> Tensor:
+    """``u_t`` of every token, ``[..., C, o]``; ``outputs`` is ``K W_0^T``."""
     if not erase:
         return -gradients
-    outputs = keys @ weight.mT if outputs is None else outputs
     right = -torch.addcmul(gradients, decay.before, outputs)
     # The diagonal is not read: unitriangular.
-    return torch.linalg.solve_triangular(
-        decay.strict * (keys @ keys.mT), right, upper=False, unitriangular=True
-    )
+    system = decay.strict * (keys @ keys.mT)
+    return torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True)
 
 
 def _read(weight: Tensor, keys: Tensor, update: Tensor, decay: _Decay, queries: Tensor) -> Tensor:
@@ -136,128 +133,155 @@ def self_modifying(
     state = initial_state(parameters, streams) if state is None else state
     check_inputs(streams, parameters, state, rule)
     new, streams = streams.key.shape[2], join_pending(streams, state)
+    batch, heads = streams.key.shape[:2]
+    # Batch and heads are one axis N inside the loop: fewer and larger products, no transposes.
+    weights = tuple(w.flatten(0, 1) for w in state.weights)
+    gates = _Gates.of(parameters, batch)
     step = _mlp_chunk if rule.kind == "mlp" else _matrix_chunk
-    weights, reads = state.weights, []
-    pieces = list(zip(*(s.split(rule.chunk_size, dim=2) for s in streams), strict=True))
-    pending = Streams(*(s[:, :, :0] for s in streams))
-    for piece in pieces:
+    reads, pending = [], Streams(*(s[:, :, :0] for s in streams))
+    for piece in zip(*(s.flatten(0, 1).split(rule.chunk_size, dim=1) for s in streams), strict=True):
         x = Streams(*piece)
-        after, y = step(x, weights, parameters, rule)
+        after, y = step(x, weights, gates, rule)
         reads.append(y)
-        if x.key.shape[2] == rule.chunk_size:
+        if x.key.shape[1] == rule.chunk_size:
             weights = after
         else:
-            pending = x
-    return torch.cat(reads, dim=2)[:, :, -new:], MemoryState(weights, pending)
+            pending = Streams(*(s.unflatten(0, (batch, heads)) for s in x))
+    y = torch.cat(reads, dim=1)[:, -new:].unflatten(0, (batch, heads))
+    return y, MemoryState(tuple(w.unflatten(0, (batch, heads)) for w in weights), pending)
 
 
-def _gates(logits: Tensor, p: MemoryParameters, rule: MemoryRule) -> _Decay:
-    """Learning rate and retention from their memories' read-out ``[B, H, C, 2]`` (SPEC 6.9)."""
-    rate, retention = (logits + p.gate_bias.mT[:, None]).unbind(-1)
-    return _decay(rule.rate_max * torch.sigmoid(rate), torch.nn.functional.logsigmoid(retention))
+class _Gates(NamedTuple):
+    """Gate parameters and write scales, repeated for every sample."""
+
+    weight: Tensor  # [N, 2, e]
+    bias: Tensor  # [N, 1, 2]
+    scale: Tensor  # [N, 1, M, 1]
+
+    @classmethod
+    def of(cls, p: MemoryParameters, batch: int) -> _Gates:
+        """Lay the layer's parameters out for ``batch`` samples."""
+        return cls(
+            p.gate_weight.transpose(0, 1).repeat(batch, 1, 1),
+            p.gate_bias.mT.repeat(batch, 1)[:, None],
+            p.write_scale.mT.repeat(batch, 1)[:, None, :, None],
+        )
+
+    def decay(self, logits: Tensor, rule: MemoryRule) -> _Decay:
+        """Learning rate and retention from their memories' read-out ``[N, C, 2]`` (SPEC 6.9)."""
+        rate, retention = (logits + self.bias).unbind(-1)
+        return _decay(rule.rate_max * torch.sigmoid(rate), F.logsigmoid(retention))
 
 
-def _targets(own: Tensor, value: Tensor, rule: MemoryRule) -> Tensor:
-    """Self-generated targets ``[B, H, M, C, e]`` from ``f(v)`` of the written memories (Eq. 84)."""
-    main = own[:, :, -1:] + value[:, :, None] if rule.main_target == "generated" else value[:, :, None]
-    if not rule.adaptive:
-        return main
-    projections = own[:, :, :-1] + value[:, :, None]
-    return torch.cat([unit(projections) if rule.unit_targets else projections, main], dim=2)
+def _gradients(
+    own: Tensor, outputs: Tensor, key: Tensor, value: Tensor, gates: _Gates, rule: MemoryRule
+) -> Tensor:
+    """Gradient of the inner loss by the output of each written memory, ``[N, C, M, e]`` (Eq. 84, 85).
 
-
-def _errors(target: Tensor, output: Tensor, key: Tensor, p: MemoryParameters, rule: MemoryRule) -> Tensor:
-    """Scaled gradient of the inner loss by each memory's output, ``[B, H, M, C, e]``."""
-    written = target.shape[2]
-    scale = p.write_scale[-written:].mT[:, :, None, None]
+    Args:
+        own: ``f(v)`` of the memories that generate a target, ``[N, C, M or M - 1, e]``.
+        outputs: ``f(k)`` of the written memories, ``[N, C, M, e]``.
+        key: ``[N, C, e]``.
+        value: ``[N, C, e]``.
+        gates: Write scales.
+        rule: Objective and targets.
+    """
+    value = value[:, :, None]
+    count, projections = outputs.shape[2], outputs.shape[2] - 1
+    scale = gates.scale[:, :, -count:]
+    if rule.main_target == "generated":
+        own, main = own.split([projections, 1], dim=2)
+        value, main = value, value + main
+    else:
+        main = value
+    target = own + value
+    if rule.unit_targets:
+        target = unit(target)
+    target = torch.cat([target, main], dim=2) if projections else main
     if rule.objective == "dot":
         return -scale * target
-    adds_input = torch.ones(written, 1, 1, dtype=key.dtype, device=key.device)
-    if not rule.main_adds_input:
-        adds_input[-1] = 0.0
-    return scale * (output + adds_input * key[:, :, None] - target)
+    if rule.main_adds_input:
+        return scale * (outputs + key[:, :, None] - target)
+    if projections:
+        return scale * (outputs + F.pad(key[:, :, None].expand(-1, -1, projections, -1), (0, 0, 0, 1)) - target)
+    return scale * (outputs - target)
 
 
 def _matrix_chunk(
-    x: Streams, weights: tuple[Tensor, ...], p: MemoryParameters, rule: MemoryRule
+    x: Streams, weights: tuple[Tensor, ...], gates: _Gates, rule: MemoryRule
 ) -> tuple[tuple[Tensor, ...], Tensor]:
-    """One chunk of matrix memories: new weights and reads ``[B, H, C, e]``."""
-    (weight,) = weights  # [B, H, M, e, e]
-    batch, heads, memories, e, _ = weight.shape
-    length = x.key.shape[2]
-    # The gates read M_eta(x) and M_alpha(x) through one vector each: fold it into the matrix.
-    readout = p.gate_weight.transpose(0, 1)  # [H, 2, e]
-    folded = (readout[:, :, None] @ weight[:, :, 2:4]).squeeze(-2) + readout  # [B, H, 2, e]
-    at_key = x.key @ torch.cat([weight[:, :, 0], folded], dim=2).mT
-    key = unit(x.key + at_key[..., :e])
-    decay = _gates(at_key[..., e:], p, rule)
-    value = x.value + x.value @ weight[:, :, 1].mT
-    query = unit(x.query + x.query @ weight[:, :, 4].mT if rule.adaptive_query else x.query)
+    """One chunk of matrix memories ``([N, M, e, e],)``: new weights and reads ``[N, C, e]``."""
+    weight = weights[0].flatten(1, 2)  # [N, M e, e]
+    e = weight.shape[-1]
+    parts = weight.split(e, dim=1)  # one split: its backward is one concatenation
+    # The gates read M_eta(x) and M_alpha(x) through one vector each: fold it into the matrices.
+    rate, retention = gates.weight.split(1, dim=1)
+    folded = [rate + rate @ parts[2], retention + retention @ parts[3]]
+    read, logits = (x.key @ torch.cat([parts[0], *folded], dim=1).mT).split([e, 2], dim=-1)
+    key, decay = unit(x.key + read), gates.decay(logits, rule)
+    value = torch.baddbmm(x.value, x.value, parts[1].mT)
+    query = unit(torch.baddbmm(x.query, x.query, parts[4].mT) if rule.adaptive_query else x.query)
 
-    first = 0 if rule.adaptive else memories - 1
-    stacked = weight[:, :, first:].reshape(batch, heads, -1, e)  # [B, H, M e, e]
-
-    def split(flat: Tensor) -> Tensor:
-        return flat.view(batch, heads, length, -1, e).transpose(2, 3)  # [B, H, M, C, e]
-
-    generated = memories if rule.main_target == "generated" else memories - 1
-    own = split(value @ weight[:, :, first:generated].reshape(batch, heads, -1, e).mT)
-    if generated < memories:
-        own = torch.cat([own, value[:, :, None]], dim=2)
-    outputs = key @ stacked.mT
-    errors = _errors(_targets(own, value, rule), split(outputs), key, p, rule)
-    gradients = errors.transpose(2, 3).reshape(batch, heads, length, -1)
-    update = _updates(stacked, key, gradients, decay, rule.erase, outputs)
-    after = _end(stacked, key, update, decay).view(batch, heads, -1, e, e)
-    if first:
-        after = torch.cat([weight[:, :, :first], after], dim=2)
-    main = weight[:, :, -1]
+    split = len(parts) - 1
+    projections, main = weight.split([split * e, e], dim=1)
+    written = weight if rule.adaptive else main
+    generating = written if rule.main_target == "generated" else (projections if rule.adaptive else main[:, :0])
+    outputs = key @ written.mT
+    gradients = _gradients(
+        (value @ generating.mT).unflatten(-1, (-1, e)), outputs.unflatten(-1, (-1, e)), key, value, gates, rule
+    ).flatten(2)
+    update = _updates(key, gradients, outputs, decay, rule.erase)
+    after = _end(written, key, update, decay)
+    if not rule.adaptive:
+        after = torch.cat([projections, after], dim=1)
     reads = _read(main, key, update[..., -e:], decay, query) if rule.causal_reads else query @ main.mT
-    return (after,), reads
+    return (after.unflatten(1, (-1, e)),), reads
 
 
 def _mlp_chunk(
-    x: Streams, weights: tuple[Tensor, ...], p: MemoryParameters, rule: MemoryRule
+    x: Streams, weights: tuple[Tensor, ...], gates: _Gates, rule: MemoryRule
 ) -> tuple[tuple[Tensor, ...], Tensor]:
-    """One chunk of two-layer memories: new weights and reads ``[B, H, C, e]``."""
-    outer, inner = weights  # [B, H, M, e, h], [B, H, M, h, e]
-    batch, heads, memories, e, h = outer.shape
+    """One chunk of MLP memories ``([N, M, e, h], [N, M, h, e])``: new weights and reads ``[N, C, e]``."""
+    outer, inner = weights
+    h = inner.shape[2]
+    outers, inners = outer.unbind(1), inner.unbind(1)
 
-    def forward(z: Tensor, memory: slice) -> Tensor:
-        return gelu(z[:, :, None] @ inner[:, :, memory].mT) @ outer[:, :, memory].mT
+    def read(z: Tensor, memory: int) -> Tensor:
+        return torch.baddbmm(z, gelu(z @ inners[memory].mT), outers[memory].mT)
 
-    hidden = gelu(x.key[:, :, None] @ inner[:, :, [0, 2, 3]].mT)
-    readout = p.gate_weight.transpose(0, 1)[:, :, :, None]  # [H, 2, e, 1]
-    logits = (x.key[:, :, None] @ readout + hidden[:, :, 1:] @ (outer[:, :, 2:4].mT @ readout)).squeeze(-1)
-    key = unit(x.key + hidden[:, :, 0] @ outer[:, :, 0].mT)
-    decay = _gates(logits.mT, p, rule)
-    value = x.value + forward(x.value, slice(1, 2))[:, :, 0]
-    query = unit(x.query + forward(x.query, slice(4, 5))[:, :, 0] if rule.adaptive_query else x.query)
-
-    first = 0 if rule.adaptive else memories - 1
-    outer_w, inner_w = outer[:, :, first:], inner[:, :, first:]
-    generated = forward(value, slice(first, memories))
-    linear = (key @ inner_w.flatten(2, 3).mT).unflatten(-1, (-1, h)).transpose(2, 3)  # [B, H, M, C, h]
-    hidden = gelu(linear)
-    errors = _errors(_targets(generated, value, rule), hidden @ outer_w.mT, key, p, rule)
-    hidden_errors = (errors @ outer_w) * gelu_derivative(linear)
-    hidden_keys = unit(hidden)
-
-    # W2: keys are shared, one system for all memories. W1: each memory has its own hidden keys.
-    flat = inner_w.flatten(2, 3)
-    update_in = _updates(
-        flat, key, hidden_errors.transpose(2, 3).flatten(3), decay, rule.erase, linear.transpose(2, 3).flatten(3)
+    rate, retention = gates.weight.split(1, dim=1)
+    hidden = gelu(x.key @ torch.cat([inners[0], inners[2], inners[3]], dim=1).mT).split(h, dim=-1)
+    logits = x.key @ gates.weight.mT + torch.cat(
+        [hidden[1] @ (rate @ outers[2]).mT, hidden[2] @ (retention @ outers[3]).mT], dim=-1
     )
-    each = _Decay(*(d[:, :, None] for d in decay))
-    update_out = _updates(outer_w, hidden_keys, errors, each, rule.erase)
-    new_inner = _end(flat, key, update_in, decay).unflatten(2, (-1, h))
-    new_outer = _end(outer_w, hidden_keys, update_out, each)
-    if first:
-        new_inner = torch.cat([inner[:, :, :first], new_inner], dim=2)
-        new_outer = torch.cat([outer[:, :, :first], new_outer], dim=2)
+    key, decay = unit(torch.baddbmm(x.key, hidden[0], outers[0].mT)), gates.decay(logits, rule)
+    value = read(x.value, 1)
+    query = unit(read(x.query, 4) if rule.adaptive_query else x.query)
+
+    kept = 0 if rule.adaptive else len(outers) - 1
+    w1, w2 = (outer, inner) if rule.adaptive else (outer[:, kept:], inner[:, kept:])
+    flat = w2.flatten(1, 2)  # [N, M h, e]
+    linear = key @ flat.mT  # [N, C, M h]
+    hidden_key = gelu(linear).unflatten(-1, (-1, h)).transpose(1, 2)  # [N, M, C, h]
+    outputs = hidden_key @ w1.mT  # [N, M, C, e]
+    own = ((gelu(value @ flat.mT).unflatten(-1, (-1, h)).transpose(1, 2)) @ w1.mT).transpose(1, 2)
+    if rule.main_target == "value":
+        own = own[:, :, :-1]
+    errors = _gradients(own, outputs.transpose(1, 2), key, value, gates, rule).transpose(1, 2)
+    back = (errors @ w1).transpose(1, 2).flatten(2) * gelu_derivative(linear)
+    hidden_key_unit = unit(hidden_key)
+
+    # W2 shares the key: one system for all memories. In W1 each memory has hidden keys of its own.
+    each = _Decay(*(d[:, None] for d in decay))
+    update_in = _updates(key, back, linear, decay, rule.erase)
+    update_out = _updates(hidden_key_unit, errors, hidden_key_unit @ w1.mT, each, rule.erase)
+    new_inner = _end(flat, key, update_in, decay).unflatten(1, (-1, h))
+    new_outer = _end(w1, hidden_key_unit, update_out, each)
+    if kept:
+        new_inner = torch.cat([inner[:, :kept], new_inner], dim=1)
+        new_outer = torch.cat([outer[:, :kept], new_outer], dim=1)
     if not rule.causal_reads:
-        return (new_outer, new_inner), query + forward(query, slice(memories - 1, memories))[:, :, 0]
-    middle = gelu(_read(inner[:, :, -1], key, update_in[..., -h:], decay, query))
-    return (new_outer, new_inner), query + _read(
-        outer[:, :, -1], hidden_keys[:, :, -1], update_out[:, :, -1], decay, middle
-    )
+        return (new_outer, new_inner), read(query, -1)
+    middle = gelu(_read(inners[-1], key, update_in[..., -h:], decay, query))
+    last = _read(outers[-1], hidden_key_unit[:, -1], update_out[:, -1], decay, middle)
+    return (new_outer, new_inner), query + last

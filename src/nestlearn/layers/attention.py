@@ -1,0 +1,100 @@
+"""Softmax attention with everything that the memory mixers have, for a comparison like with like."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nestlearn.layers.convolution import CausalConvolution
+from nestlearn.memory import unit
+
+
+class AttentionState(NamedTuple):
+    """State of attention between pieces of a sequence.
+
+    Attributes:
+        key: Rotated keys of all tokens so far, ``[B, H, P, e]``.
+        value: Their values, ``[B, H, P, e]``.
+        tail: Last inputs of the convolution, ``[B, conv_size - 1, 3 d]``.
+    """
+
+    key: Tensor
+    value: Tensor
+    tail: Tensor
+
+
+class Attention(nn.Module):
+    """Causal softmax attention with rotary positions, normalised queries and keys, convolution and gate.
+
+    Args:
+        hidden_size: Width d of the residual stream.
+        num_heads: Heads H, each of even width e = d / H.
+        conv_size: Width of the causal convolutions; 0 for none.
+        rope_theta: Base of the rotary positions.
+
+    Shapes: ``[B, T, d]`` in and out.
+    """
+
+    def __init__(
+        self, hidden_size: int, num_heads: int, *, conv_size: int = 4, rope_theta: float = 10000.0
+    ) -> None:
+        super().__init__()
+        self.num_heads, self.rope_theta = num_heads, rope_theta
+        self.key_proj = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.value_proj = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.query_proj = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.gate_proj = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.out_proj = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.convolution = CausalConvolution(3 * hidden_size, conv_size)
+        # Unit queries and keys bound the logits by this learned inverse temperature.
+        self.sharpness = nn.Parameter(torch.full((num_heads, 1, 1), 4.0))
+
+    def reset_parameters(self) -> None:
+        """Initial inverse temperature: logits up to 16."""
+        nn.init.constant_(self.sharpness, 4.0)
+
+    def forward(self, x: Tensor, state: AttentionState | None = None) -> tuple[Tensor, AttentionState]:
+        """Attend over a piece of a sequence and everything before it.
+
+        Args:
+            x: ``[B, T, d]``.
+            state: State after the previous piece, or None at the start of a sequence.
+
+        Returns:
+            Output ``[B, T, d]`` and the state after the piece.
+        """
+        batch, length, _ = x.shape
+        projected = torch.cat([self.key_proj(x), self.value_proj(x), self.query_proj(x)], dim=-1)
+        mixed, tail = self.convolution(projected, None if state is None else state.tail)
+        key, value, query = mixed.view(batch, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        past = 0 if state is None else state.key.shape[2]
+        cos, sin = _rotary(past, length, query.shape[-1], self.rope_theta, x)
+        query = _rotate(unit(query), cos, sin) * self.sharpness * self.sharpness
+        key = _rotate(unit(key), cos, sin)
+        if state is not None:
+            key, value = torch.cat([state.key, key], dim=2), torch.cat([state.value, value], dim=2)
+        y = _attend(query, key, value, past).transpose(1, 2).reshape(x.shape)
+        return self.out_proj(y * F.silu(self.gate_proj(x))), AttentionState(key, value, tail)
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, past: int) -> Tensor:
+    """Causal attention of ``T`` queries over ``past + T`` keys."""
+    if past == 0:
+        return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=1.0)
+    mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril(past)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=1.0)
+
+
+def _rotary(past: int, length: int, width: int, theta: float, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and sines ``[T, e / 2]`` of positions ``past .. past + length - 1``."""
+    frequency = theta ** (-torch.arange(0, width, 2, device=like.device, dtype=torch.float32) / width)
+    angle = torch.arange(past, past + length, device=like.device, dtype=torch.float32)[:, None] * frequency
+    return angle.cos().to(like.dtype), angle.sin().to(like.dtype)
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)

@@ -1,0 +1,71 @@
+"""A level: what is updated together, and how often (Definition 2)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+OptimizerName = Literal["adamw", "sgd"]
+
+
+@dataclass(frozen=True)
+class Level:
+    """Parameters that share a clock and an optimizer.
+
+    Attributes:
+        name: Unique name within a system.
+        period: Tokens of the stream between two updates. A training loop that draws ``B`` windows of ``T``
+            tokens from one stream consumes ``B * T`` of them per step.
+        lr: Learning rate of the level's optimizer; 0 leaves the level as it is.
+        consolidate: Protect what earlier contexts wrote: see :class:`nestlearn.optim.KeyMemories`.
+        optimizer: ``"adamw"`` or ``"sgd"``, torch's own.
+        betas: Of AdamW; the first is the momentum of SGD.
+        weight_decay: Decoupled for AdamW.
+        max_grad_norm: Gradients of one update are scaled down to this norm over the level; None for never.
+        strength: ``lambda = strength * mean(diag C)``: how far outputs on earlier inputs may move; smaller
+            protects more.
+        output_strength: ``mu = output_strength * mean(diag D)``, the same for output gradients.
+        refresh: Tokens between two looks at the current context by the key memories; None for ``period``.
+
+    Raises:
+        ValueError: For a value outside its range, naming the level and the value.
+    """
+
+    name: str
+    period: int
+    lr: float = 1e-3
+    consolidate: bool = False
+    optimizer: OptimizerName = "adamw"
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.0
+    max_grad_norm: float | None = 1.0
+    strength: float = 0.1
+    output_strength: float = 1.0
+    refresh: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise ValueError("a level needs a name")
+        for field in ("period", "refresh"):
+            value = getattr(self, field)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise ValueError(
+                    f"level {self.name!r}: {field} is a number of tokens, at least 1, got {value!r}"
+                )
+        if self.optimizer not in ("adamw", "sgd"):
+            raise ValueError(f"level {self.name!r}: optimizer must be adamw or sgd, got {self.optimizer!r}")
+        self._positive("lr", zero=True)
+        self._positive("weight_decay", zero=True)
+        self._positive("strength")
+        self._positive("output_strength")
+        if self.max_grad_norm is not None:
+            self._positive("max_grad_norm")
+        if not all(0.0 <= beta < 1.0 for beta in self.betas):
+            raise ValueError(f"level {self.name!r}: betas must be in [0, 1), got {self.betas}")
+
+    def _positive(self, field: str, *, zero: bool = False) -> None:
+        value = getattr(self, field)
+        if not (math.isfinite(value) and (value > 0 or (zero and value == 0))):
+            least = "zero or more" if zero else "more than zero"
+            raise ValueError(f"level {self.name!r}: {field} must be finite and {least}, got {value}")

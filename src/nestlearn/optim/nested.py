@@ -1,0 +1,303 @@
+"""One optimizer per level, one ``step()`` (Eq. 71)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from nestlearn.levels import Clock, Level, Surprise, crosses
+from nestlearn.optim.key_memories import KeyMemories
+
+Assignment = Callable[[str, nn.Parameter], str]
+
+
+class NonFiniteGradientError(ValueError):
+    """A gradient or the surprise was NaN or infinite; nothing was written."""
+
+
+class Nested(Optimizer):
+    """Every level accumulates gradients over its period and is updated only when its clock is due.
+
+    Between its boundaries a level's parameters do not change by a bit. The gradient of an update is the
+    mean over the tokens of the period (Eq. 71 with a mean in place of the sum, SPEC 6.14). A level with
+    ``consolidate=True`` filters its updates through :class:`KeyMemories`.
+
+    ``step`` takes what the backward pass left in ``.grad`` and empties it, so the usual loop is right as it
+    is::
+
+        loss = model(x, labels=x).loss
+        loss.backward()
+        optimizer.step(tokens=x.numel(), surprise=loss)
+        optimizer.zero_grad()
+
+    Args:
+        levels: The levels, in any order.
+        model: The model; its trainable parameters are divided among the levels.
+        assign: Maps a parameter's name and the parameter to a level's name. By default the model's own
+            ``assign_level(name, levels)`` is asked; with one level everything belongs to it.
+        variant: ``"sequential"``, ``"independent"`` or ``"nested"``: in the last, whenever a level is updated
+            every faster level starts anew from its initial state, and that initial state moves towards what
+            the faster level had learned (Eq. 72, with a first-order meta-gradient).
+        reset_rate: Share of the way that an initial state moves, in (0, 1]; for ``variant="nested"``.
+        tokens_per_step: Default of ``step(tokens=...)``.
+
+    Attributes:
+        clock: Position in the stream.
+        surprises: Stream positions at which the key memories took in the finished context.
+
+    Raises:
+        ValueError: For unknown levels, a level without parameters, or values outside their range.
+    """
+
+    def __init__(
+        self,
+        levels: Iterable[Level],
+        model: nn.Module,
+        *,
+        assign: Assignment | None = None,
+        variant: str = "sequential",
+        reset_rate: float = 0.5,
+        tokens_per_step: int | None = None,
+    ) -> None:
+        self.clock = Clock(levels)
+        self.levels = self.clock.levels
+        if variant not in ("sequential", "independent", "nested"):
+            raise ValueError(f"variant must be sequential, independent or nested, got {variant!r}")
+        if not 0.0 < reset_rate <= 1.0:
+            raise ValueError(f"reset_rate must be in (0, 1], got {reset_rate}")
+        self.variant, self.reset_rate, self.tokens_per_step = variant, reset_rate, tokens_per_step
+        named = _divide(self.levels, model, assign)
+        self._inner = {level.name: _optimizer(level, named[level.name]) for level in self.levels}
+        groups = [inner.param_groups[0] for inner in self._inner.values()]
+        super().__init__([{**group} for group in groups], {})
+        self._link()
+        self.memories = {
+            level.name: KeyMemories(model, [p for _, p in named[level.name]], level)
+            for level in self.levels
+            if level.consolidate
+        }
+        self._surprise = Surprise()
+        self.surprises: list[int] = []
+        self._pending: dict[str, tuple[int, list[Tensor]]] = {}
+        self._initial = (
+            {level.name: [p.detach().clone() for p in self._parameters(level)] for level in self.levels[:-1]}
+            if variant == "nested"
+            else {}
+        )
+
+    def _link(self) -> None:
+        """Share the group dictionaries, so that schedulers which set ``lr`` here reach the inner optimizers."""
+        self.param_groups = [inner.param_groups[0] for inner in self._inner.values()]
+
+    def _parameters(self, level: Level) -> list[nn.Parameter]:
+        return self._inner[level.name].param_groups[0]["params"]  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def step(  # type: ignore[override]
+        self,
+        closure: Callable[[], Tensor] | None = None,
+        *,
+        tokens: int | None = None,
+        surprise: Tensor | float | None = None,
+    ) -> Tensor | None:
+        """Take in the gradients of ``tokens`` tokens and update the levels that they make due.
+
+        Args:
+            closure: Recomputes the loss and its gradients, as in torch; its loss is the surprise by default.
+            tokens: Tokens of the stream that the gradients come from.
+            surprise: The loss on them; needed if a level consolidates, to notice a change of context.
+
+        Returns:
+            The closure's loss, or None.
+
+        Raises:
+            ValueError: If the token count or a needed surprise is missing.
+            NonFiniteGradientError: If a gradient or the surprise is not finite. Nothing has changed then.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+            surprise = loss if surprise is None else surprise
+        tokens = self.tokens_per_step if tokens is None else tokens
+        if tokens is None:
+            raise ValueError("step needs tokens=, or set tokens_per_step when the optimizer is made")
+        due = self.clock.due(tokens)
+        self._refuse_non_finite(surprise)
+        before = self.clock.tokens
+        self._take_in_context(surprise, before, before + tokens)
+        for level in self.levels:
+            gradients = self._gather(level, tokens, due=level in due)
+            if gradients is not None:
+                self._update(level, gradients)
+        if self.variant == "nested":
+            self._reset_faster(due)
+        self.clock.advance(tokens)
+        return loss
+
+    def commit(self) -> None:
+        """Declare the current context finished: key memories keep it from the next update on.
+
+        For streams whose switches are known; ``step`` does it by itself when it is surprised.
+        """
+        for memory in self.memories.values():
+            memory.commit()
+        self.surprises.append(self.clock.tokens)
+
+    def _refuse_non_finite(self, surprise: Tensor | float | None) -> None:
+        """One synchronisation for all gradients and the surprise, before anything is written."""
+        if self.memories and surprise is None:
+            raise ValueError(
+                "a consolidating level needs step(surprise=loss): it notices a change of context by the loss"
+            )
+        gradients = [p.grad for level in self.levels for p in self._parameters(level) if p.grad is not None]
+        if not gradients:
+            return
+        norms = torch.stack([norm.float() for norm in torch._foreach_norm(gradients)])  # type: ignore[attr-defined]
+        finite = torch.isfinite(norms).all()
+        if surprise is not None:
+            finite = finite & torch.isfinite(torch.as_tensor(surprise, device=finite.device)).all()
+        if not bool(finite):
+            raise NonFiniteGradientError(
+                f"a gradient or the loss is NaN or infinite at {self.clock.tokens} tokens; no parameter, memory or "
+                "clock has changed: zero_grad() and go on with the next batch, or lower the learning rate"
+            )
+
+    def _take_in_context(self, surprise: Tensor | float | None, before: int, after: int) -> None:
+        """Let key memories commit the finished context, and refresh those that looked at this pass."""
+        if not self.memories:
+            return
+        assert surprise is not None
+        if self._surprise(float(surprise)):
+            self.commit()
+        for level in self.levels:
+            if level.name in self.memories:
+                memory = self.memories[level.name]
+                memory.refresh()
+                memory.recording = crosses(before, after, level.refresh or level.period)
+
+    def _gather(self, level: Level, tokens: int, *, due: bool) -> list[Tensor] | None:
+        """Move ``.grad`` into the level's sum; the mean gradient if the level is due."""
+        parameters = self._parameters(level)
+        fresh = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+        for parameter in parameters:
+            parameter.grad = None
+        count, total = self._pending.pop(level.name, (0, []))
+        if due and not total:
+            return fresh
+        fresh = torch._foreach_mul(fresh, float(tokens))  # type: ignore[assignment]
+        if total:
+            torch._foreach_add_(fresh, total)
+        count += tokens
+        if not due:
+            self._pending[level.name] = (count, fresh)
+            return None
+        torch._foreach_div_(fresh, float(count))
+        return fresh
+
+    def _update(self, level: Level, gradients: list[Tensor]) -> None:
+        """One update of a due level, filtered by its key memories if it has some."""
+        inner, parameters = self._inner[level.name], self._parameters(level)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        if level.max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(parameters, level.max_grad_norm)
+        memory = self.memories.get(level.name)
+        if memory is not None and memory.committed:
+            memory.filtered(inner.step)
+        else:
+            inner.step()
+        for parameter in parameters:
+            parameter.grad = None
+
+    def _reset_faster(self, due: tuple[Level, ...]) -> None:
+        """Eq. 72: below the slowest level that was just updated, start anew from moved initial states."""
+        if not due:
+            return
+        slowest = self.levels.index(due[-1])
+        for level in self.levels[:slowest]:
+            start = self._initial[level.name]
+            torch._foreach_lerp_(start, [p.detach() for p in self._parameters(level)], self.reset_rate)
+            for parameter, value in zip(self._parameters(level), start, strict=True):
+                parameter.copy_(value)
+
+    def state_dict(self) -> dict[str, Any]:  # type: ignore[override]
+        """Everything that the next step depends on: tensors, numbers and strings only."""
+        return {
+            "clock": self.clock.state_dict(),
+            "surprise": self._surprise.state_dict(),
+            "surprises": list(self.surprises),
+            "levels": {name: inner.state_dict() for name, inner in self._inner.items()},
+            "pending": {
+                name: {"tokens": count, "gradients": list(total)}
+                for name, (count, total) in self._pending.items()
+            },
+            "memories": {name: memory.state_dict() for name, memory in self.memories.items()},
+            "initial": {name: list(values) for name, values in self._initial.items()},
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:  # type: ignore[override]
+        """Restore what :meth:`state_dict` returned; training then goes on bit for bit.
+
+        Raises:
+            ValueError: If the state has other levels than this optimizer.
+        """
+        names = set(state_dict["levels"])
+        if names != set(self._inner):
+            raise ValueError(f"the state has levels {sorted(names)}, this optimizer {sorted(self._inner)}")
+        self.clock.load_state_dict(state_dict["clock"])
+        self._surprise.load_state_dict(state_dict["surprise"])
+        self.surprises = [int(tokens) for tokens in state_dict["surprises"]]
+        for name, inner in self._inner.items():
+            inner.load_state_dict(state_dict["levels"][name])
+        self._link()
+        self._pending = {
+            name: (int(entry["tokens"]), [g.clone() for g in entry["gradients"]])
+            for name, entry in state_dict["pending"].items()
+        }
+        for name, memory in self.memories.items():
+            memory.load_state_dict(state_dict["memories"][name])
+        for name, values in state_dict["initial"].items():
+            self._initial[name] = [value.clone() for value in values]
+
+
+def _divide(
+    levels: tuple[Level, ...], model: nn.Module, assign: Assignment | None
+) -> dict[str, list[tuple[str, nn.Parameter]]]:
+    """Named trainable parameters of every level, each parameter once."""
+    known = {level.name for level in levels}
+    own = getattr(model, "assign_level", None)
+    named: dict[str, list[tuple[str, nn.Parameter]]] = {level.name: [] for level in levels}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if assign is not None:
+            chosen = assign(name, parameter)
+        elif len(levels) == 1:
+            chosen = levels[0].name
+        elif own is not None:
+            chosen = own(name, levels)
+        else:
+            raise ValueError(
+                f"{type(model).__name__} does not say which level its parameters belong to: pass assign="
+            )
+        if chosen not in known:
+            raise ValueError(f"parameter {name} was assigned to level {chosen!r}; there are {sorted(known)}")
+        named[chosen].append((name, parameter))
+    for level_name, members in named.items():
+        if not members:
+            raise ValueError(f"level {level_name!r} has no parameters")
+    return named
+
+
+def _optimizer(level: Level, named: list[tuple[str, nn.Parameter]]) -> Optimizer:
+    """Torch's own optimizer with the level's settings."""
+    if level.optimizer == "sgd":
+        return torch.optim.SGD(
+            named, lr=level.lr, momentum=level.betas[0], weight_decay=level.weight_decay
+        )
+    return torch.optim.AdamW(named, lr=level.lr, betas=level.betas, weight_decay=level.weight_decay)
