@@ -1,4 +1,4 @@
-"""The Continuum Memory System: feed-forward blocks that are updated at different frequencies (Eq. 70 to 74)."""
+"""The Continuum Memory System: feed-forward blocks updated at different frequencies (Eq. 70 to 74)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[B, T, d]`` to the block's contribution ``[B, T, d]``."""
         z = self.norm(x)
-        return self.down_proj(F.silu(self.gate_proj(z)) * self.up_proj(z))
+        out: Tensor = self.down_proj(F.silu(self.gate_proj(z)) * self.up_proj(z))
+        return out
 
 
 class ContinuumMemory(nn.Module):

@@ -93,14 +93,13 @@ def _updates(keys: Tensor, gradients: Tensor, outputs: Tensor, decay: _Decay, er
     right = -torch.addcmul(gradients, decay.before, outputs)
     # The diagonal is not read: unitriangular.
     system = decay.strict * (keys @ keys.mT)
-    return torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True)
+    update: Tensor = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True)
+    return update
 
 
 def _read(weight: Tensor, keys: Tensor, update: Tensor, decay: _Decay, queries: Tensor) -> Tensor:
     """``W_t q_t`` of every token, ``[..., C, o]``."""
-    return torch.addcmul(
-        (decay.inclusive * (queries @ keys.mT)) @ update, decay.until, queries @ weight.mT
-    )
+    return torch.addcmul((decay.inclusive * (queries @ keys.mT)) @ update, decay.until, queries @ weight.mT)
 
 
 def _end(weight: Tensor, keys: Tensor, update: Tensor, decay: _Decay) -> Tensor:
@@ -191,7 +190,7 @@ def _gradients(
     scale = gates.scale[:, :, -count:]
     if rule.main_target == "generated":
         own, main = own.split([projections, 1], dim=2)
-        value, main = value, value + main
+        main = value + main
     else:
         main = value
     target = own + value
@@ -203,7 +202,9 @@ def _gradients(
     if rule.main_adds_input:
         return scale * (outputs + key[:, :, None] - target)
     if projections:
-        return scale * (outputs + F.pad(key[:, :, None].expand(-1, -1, projections, -1), (0, 0, 0, 1)) - target)
+        return scale * (
+            outputs + F.pad(key[:, :, None].expand(-1, -1, projections, -1), (0, 0, 0, 1)) - target
+        )
     return scale * (outputs - target)
 
 
@@ -225,10 +226,17 @@ def _matrix_chunk(
     split = len(parts) - 1
     projections, main = weight.split([split * e, e], dim=1)
     written = weight if rule.adaptive else main
-    generating = written if rule.main_target == "generated" else (projections if rule.adaptive else main[:, :0])
+    generating = (
+        written if rule.main_target == "generated" else (projections if rule.adaptive else main[:, :0])
+    )
     outputs = key @ written.mT
     gradients = _gradients(
-        (value @ generating.mT).unflatten(-1, (-1, e)), outputs.unflatten(-1, (-1, e)), key, value, gates, rule
+        (value @ generating.mT).unflatten(-1, (-1, e)),
+        outputs.unflatten(-1, (-1, e)),
+        key,
+        value,
+        gates,
+        rule,
     ).flatten(2)
     update = _updates(key, gradients, outputs, decay, rule.erase)
     after = _end(written, key, update, decay)

@@ -124,7 +124,9 @@ def _token(
             target = unit(memory(name, v)) if rule.unit_targets else memory(name, v)
         error = memory(name, k) - target if rule.objective == "l2" else -target
         error = p.write_scale[i][..., None] * error
-        after = _write([w[:, :, i] for w in snapshot], [w[:, :, i] for w in running], k, error, eta, alpha, rule)
+        after = _write(
+            [w[:, :, i] for w in snapshot], [w[:, :, i] for w in running], k, error, eta, alpha, rule
+        )
         written = [_replace(w, i, a) for w, a in zip(written, after, strict=True)]
     return tuple(written), memory(MAIN, q, written if rule.causal_reads else snapshot)
 
@@ -137,7 +139,13 @@ def _inner(z: Tensor, weights: Weights) -> Tensor:
 
 
 def _write(
-    snapshot: Weights, running: Weights, k: Tensor, error: Tensor, eta: Tensor, alpha: Tensor, rule: MemoryRule
+    snapshot: Weights,
+    running: Weights,
+    k: Tensor,
+    error: Tensor,
+    eta: Tensor,
+    alpha: Tensor,
+    rule: MemoryRule,
 ) -> list[Tensor]:
     """Eq. 88 for each weight of one memory, with its own unit-length input and the snapshot's gradient."""
     if len(snapshot) == 1:

@@ -88,7 +88,7 @@ class LinearSite(Site):
     largest = 1024
 
     def __init__(self, module: nn.Linear) -> None:
-        super().__init__(tuple(p for p in (module.weight, module.bias) if p is not None and p.requires_grad))
+        super().__init__(tuple(p for p in module.parameters() if p.requires_grad))
         self.module = module
 
     def hook(self, recording: Callable[[], bool]) -> Iterable[RemovableHandle]:
@@ -139,7 +139,7 @@ class EmbeddingSite(Site):
     """
 
     def __init__(self, module: nn.Embedding, head: nn.Linear | None) -> None:
-        super().__init__((module.weight,))
+        super().__init__(tuple(module.parameters()))
         self.module, self.head = module, head
 
     def hook(self, recording: Callable[[], bool]) -> Iterable[RemovableHandle]:
@@ -194,7 +194,9 @@ class DiagonalSite(Site):
 
     def build(self, strength: float, output_strength: float) -> None:
         """``1 / (1 + F / (lambda mu))``, both sides of a matrix in one number."""
-        self.factors = {key: 1.0 / (1.0 + kept / (strength * output_strength)) for key, kept in self.kept.items()}
+        self.factors = {
+            key: 1.0 / (1.0 + kept / (strength * output_strength)) for key, kept in self.kept.items()
+        }
 
     def filter(self, updates: list[Tensor]) -> list[Tensor]:
         """Damp every element by what earlier contexts made of it."""
@@ -319,7 +321,9 @@ class KeyMemories:
             ValueError: If the state has another number of sites.
         """
         if len(state["sites"]) != len(self.sites):
-            raise ValueError(f"the state has {len(state['sites'])} key memories, this model {len(self.sites)}")
+            raise ValueError(
+                f"the state has {len(state['sites'])} key memories, this model {len(self.sites)}"
+            )
         self.recording, self.committed = bool(state["recording"]), int(state["committed"])
         for site, saved in zip(self.sites, state["sites"], strict=True):
             site.fresh = {}

@@ -39,8 +39,8 @@ class Nested(Optimizer):
         model: The model; its trainable parameters are divided among the levels.
         assign: Maps a parameter's name and the parameter to a level's name. By default the model's own
             ``assign_level(name, levels)`` is asked; with one level everything belongs to it.
-        variant: ``"sequential"``, ``"independent"`` or ``"nested"``: in the last, whenever a level is updated
-            every faster level starts anew from its initial state, and that initial state moves towards what
+        variant: ``"sequential"``, ``"independent"`` or ``"nested"``: in the last, whenever a level is
+            updated, every faster level starts anew from its initial state, and that initial state moves towards what
             the faster level had learned (Eq. 72, with a first-order meta-gradient).
         reset_rate: Share of the way that an initial state moves, in (0, 1]; for ``variant="nested"``.
         tokens_per_step: Default of ``step(tokens=...)``.
@@ -90,7 +90,7 @@ class Nested(Optimizer):
         )
 
     def _link(self) -> None:
-        """Share the group dictionaries, so that schedulers which set ``lr`` here reach the inner optimizers."""
+        """Share the group dictionaries: schedulers that set ``lr`` here then reach the inner optimizers."""
         self.param_groups = [inner.param_groups[0] for inner in self._inner.values()]
 
     def _parameters(self, level: Level) -> list[nn.Parameter]:
@@ -157,14 +157,14 @@ class Nested(Optimizer):
         gradients = [p.grad for level in self.levels for p in self._parameters(level) if p.grad is not None]
         if not gradients:
             return
-        norms = torch.stack([norm.float() for norm in torch._foreach_norm(gradients)])  # type: ignore[attr-defined]
+        norms = torch.stack([norm.float() for norm in torch._foreach_norm(gradients)])
         finite = torch.isfinite(norms).all()
         if surprise is not None:
             finite = finite & torch.isfinite(torch.as_tensor(surprise, device=finite.device)).all()
         if not bool(finite):
             raise NonFiniteGradientError(
-                f"a gradient or the loss is NaN or infinite at {self.clock.tokens} tokens; no parameter, memory or "
-                "clock has changed: zero_grad() and go on with the next batch, or lower the learning rate"
+                f"a gradient or the loss is NaN or infinite at {self.clock.tokens} tokens; no parameter, "
+                "memory or clock has changed: zero_grad() and go on with the next batch, or lower the learning rate"
             )
 
     def _take_in_context(self, surprise: Tensor | float | None, before: int, after: int) -> None:
@@ -189,7 +189,7 @@ class Nested(Optimizer):
         count, total = self._pending.pop(level.name, (0, []))
         if due and not total:
             return fresh
-        fresh = torch._foreach_mul(fresh, float(tokens))  # type: ignore[assignment]
+        fresh = list(torch._foreach_mul(fresh, float(tokens)))
         if total:
             torch._foreach_add_(fresh, total)
         count += tokens
@@ -225,7 +225,7 @@ class Nested(Optimizer):
             for parameter, value in zip(self._parameters(level), start, strict=True):
                 parameter.copy_(value)
 
-    def state_dict(self) -> dict[str, Any]:  # type: ignore[override]
+    def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on: tensors, numbers and strings only."""
         return {
             "clock": self.clock.state_dict(),
@@ -240,7 +240,7 @@ class Nested(Optimizer):
             "initial": {name: list(values) for name, values in self._initial.items()},
         }
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:  # type: ignore[override]
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned; training then goes on bit for bit.
 
         Raises:
@@ -297,7 +297,5 @@ def _divide(
 def _optimizer(level: Level, named: list[tuple[str, nn.Parameter]]) -> Optimizer:
     """Torch's own optimizer with the level's settings."""
     if level.optimizer == "sgd":
-        return torch.optim.SGD(
-            named, lr=level.lr, momentum=level.betas[0], weight_decay=level.weight_decay
-        )
+        return torch.optim.SGD(named, lr=level.lr, momentum=level.betas[0], weight_decay=level.weight_decay)
     return torch.optim.AdamW(named, lr=level.lr, betas=level.betas, weight_decay=level.weight_decay)

@@ -8,7 +8,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -63,7 +62,9 @@ def load_tree(path: Path) -> Any:
             f"{path} is damaged or not a checkpoint ({error}): delete it and start again"
         ) from error
     if metadata.get("format") != FORMAT:
-        raise CheckpointError(f"{path} is not a nestlearn checkpoint: its format is {metadata.get('format')!r}")
+        raise CheckpointError(
+            f"{path} is not a nestlearn checkpoint: its format is {metadata.get('format')!r}"
+        )
     return _restore(json.loads(metadata["tree"]), tensors)
 
 
@@ -91,5 +92,3 @@ def _restore(node: Any, tensors: dict[str, Tensor]) -> Any:
     if kind == "list":
         return [_restore(value, tensors) for value in content]
     return content
-
-

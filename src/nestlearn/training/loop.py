@@ -71,7 +71,9 @@ class StreamTrainer:
         self.token_bytes, self.run_dir, self.on_event = token_bytes, run_dir, on_event
         self.device = next(model.parameters()).device
         self.languages = list(dict.fromkeys(stage.language for stage in config.stages))
-        self.identity = json.loads(json.dumps({"stream": config.to_dict(), "split": split, **(identity or {})}))
+        self.identity = json.loads(
+            json.dumps({"stream": config.to_dict(), "split": split, **(identity or {})})
+        )
         self._peaks = [float(group["lr"]) for group in optimizer.param_groups]
         self._samplers = [
             BatchSampler(
@@ -153,7 +155,7 @@ class StreamTrainer:
         self.model.train()
         logits = self.model(batch[:, :-1]).logits
         loss = F.cross_entropy(logits.flatten(0, 1).float(), batch[:, 1:].flatten())
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         due = [level.name for level in self.optimizer.clock.due(self.config.tokens_per_step)]
         contexts = len(self.optimizer.surprises)
         value = loss.detach()

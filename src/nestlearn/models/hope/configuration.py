@@ -30,7 +30,8 @@ class HopeConfig(PreTrainedConfig):
         num_hidden_layers: Blocks, each a mixer and a Continuum Memory System.
         num_heads: Heads of the mixer; every head has memories of its own.
         intermediate_size: Hidden units of one layer's feed-forward blocks together, divided between the
-            levels (the first take the remainder). None is 8/3 of ``hidden_size``, rounded to a multiple of 16.
+            levels (the first take the remainder). None is 8/3 of ``hidden_size``, in
+            steps of 16.
         mixer: ``"self_modifying"``, ``"gated_delta"`` or ``"attention"``.
         memory: ``"mlp"`` or ``"matrix"`` (SPEC 4.2, 4.3). Read by the mixer ``"self_modifying"``.
         memory_expansion: Hidden width of an MLP memory in multiples of the head's width.
@@ -141,7 +142,9 @@ class HopeConfig(PreTrainedConfig):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.hidden_size % self.num_heads:
-            raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}")
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}"
+            )
         if self.mixer == "attention" and (self.hidden_size // self.num_heads) % 2:
             raise ValueError(
                 f"rotary positions need an even head width, got {self.hidden_size // self.num_heads}"
@@ -159,13 +162,15 @@ class HopeConfig(PreTrainedConfig):
         if self.mixer not in MIXERS:
             raise ValueError(f"mixer must be one of {', '.join(MIXERS)}, got {self.mixer!r}")
         if self.cms_variant not in CMS_VARIANTS:
-            raise ValueError(f"cms_variant must be one of {', '.join(CMS_VARIANTS)}, got {self.cms_variant!r}")
+            raise ValueError(
+                f"cms_variant must be one of {', '.join(CMS_VARIANTS)}, got {self.cms_variant!r}"
+            )
         if self.momentum:
             raise ValueError("momentum=True is not built yet: the memories are written by Eq. 88, without it")
         if self.projection_chunk_size not in (None, self.chunk_size):
             raise ValueError(
-                f"projection_chunk_size {self.projection_chunk_size} differs from chunk_size {self.chunk_size}: "
-                "one chunk size for all memories is what is built so far"
+                f"projection_chunk_size {self.projection_chunk_size} differs from chunk_size "
+                f"{self.chunk_size}: one chunk size for all memories is what is built so far"
             )
         self.memory_rule()
 
@@ -177,7 +182,8 @@ class HopeConfig(PreTrainedConfig):
         for fast, slow in zip(self.cms_periods, self.cms_periods[1:], strict=False):
             if slow <= fast or slow % fast:
                 raise ValueError(
-                    f"cms_periods go from fast to slow, each a multiple of the one before; got {self.cms_periods}"
+                    f"cms_periods go from fast to slow, each a multiple of the one before; "
+                    f"got {self.cms_periods}"
                 )
 
 

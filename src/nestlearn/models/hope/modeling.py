@@ -132,8 +132,8 @@ class HopeModel(HopePreTrainedModel):
         states = states or [None] * len(self.layers)
         after = []
         for layer, state in zip(self.layers, states, strict=True):
-            x, state = layer(x, state)
-            after.append(state)
+            x, new = layer(x, state)
+            after.append(new)
         if cache is not None:
             cache.layers, cache.seen_tokens = after, cache.seen_tokens + x.shape[1]
         return BaseModelOutputWithPast(last_hidden_state=self.norm(x), past_key_values=cache)
@@ -143,7 +143,9 @@ class HopeModel(HopePreTrainedModel):
             raise ValueError("give either input_ids or inputs_embeds, and not both")
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         if x.dim() != 3 or x.shape[1] == 0:
-            raise ValueError(f"expected a batch of non-empty sequences, got a tensor of shape {tuple(x.shape)}")
+            raise ValueError(
+                f"expected a batch of non-empty sequences, got a tensor of shape {tuple(x.shape)}"
+            )
         return x
 
 
@@ -200,11 +202,6 @@ class HopeForCausalLM(HopePreTrainedModel, GenerationMixin):
         if labels is not None:
             loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten())
         return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=out.past_key_values)
-
-    def level_blocks(self) -> list[list[nn.Module]]:
-        """The feed-forward blocks of each level, fast to slow, gathered over the layers."""
-        count = len(self.config.cms_periods)
-        return [[layer.cms.blocks[i] for layer in self.model.layers] for i in range(count)]
 
     def assign_level(self, name: str, levels: Sequence[Level]) -> str:
         """The level that :class:`nestlearn.optim.Nested` puts a parameter into.

@@ -1,0 +1,59 @@
+# Two commands for newcomers: `make demo` and `make test`. Each sets itself up and can be repeated.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# Spinning OpenMP threads starve each other where processes run side by side.
+export OMP_WAIT_POLICY := PASSIVE
+OUT ?= out/demo
+JOBS ?= 2
+
+.PHONY: help demo quick test lint types unit data bench seeds tune clean
+
+help:  ## What there is to make
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+$(READY): pyproject.toml constraints/cpu.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "nestlearn needs Python 3.11 or newer: make PYTHON=python3.11 ..." >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints/cpu.txt -e '.[dev]'
+	@touch $@
+
+data: $(READY)  ## Get the help pages in five languages (Debian packages, or NESTLEARN_DATA)
+	@if [ -z "$$NESTLEARN_DATA" ] && command -v apt-get >/dev/null && \
+	    ! apt-cache show libreoffice-help-en-us >/dev/null 2>&1; then \
+	  if [ "$$(id -u)" = 0 ]; then apt-get update -qq; elif sudo -n true 2>/dev/null; then sudo apt-get update -qq; fi; \
+	fi
+	@$(BIN)/python -m nestlearn.streams
+
+demo: data  ## Three models learn English, French, German; who still knows English? (under 10 minutes)
+	$(BIN)/nestlearn demo --resume --out $(OUT)
+
+quick: data  ## The same with tiny models, about a minute
+	$(BIN)/nestlearn demo --quick --resume --out out/quick
+
+test: lint types unit  ## Lint, types and tests
+
+lint: $(READY)  ## Style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)  ## Static types
+	$(BIN)/mypy
+
+unit: data  ## Tests, two processes of one thread each
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS)
+
+bench: $(READY)  ## Tokens per CPU-second of training and decoding
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.speed
+
+seeds: data  ## The demo with three seeds, into results/languages.json (half an hour)
+	$(BIN)/python -m recipes.languages
+
+tune: data  ## The grid behind the demo's learning rates and strengths, into results/tune_languages.json
+	$(BIN)/python -m recipes.tune_languages
+
+clean:  ## Remove the environment and everything that was made
+	rm -rf $(VENV) out dist .pytest_cache .ruff_cache .mypy_cache .hypothesis

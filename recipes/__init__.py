@@ -1,0 +1,1 @@
+"""Experiments as functions: each writes ``results/NAME.json``."""
