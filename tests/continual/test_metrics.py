@@ -163,6 +163,8 @@ def test_matched_writes_as_json() -> None:
         "at": 2.0,
         "rise": matched.rise,
         "ratio": matched.ratio,
+        "rise_in_stage": matched.rise_in_stage,
+        "ratio_in_stage": matched.ratio_in_stage,
     }
 
 
@@ -199,6 +201,20 @@ def test_the_order_of_languages_can_be_given() -> None:
     with pytest.raises(ValueError, match="does not come before"):
         matched_acquisition({"nested": swapped}, "fr", "en")
     assert matched_acquisition({"nested": swapped}, "fr", "en", ["en", "fr"]).at == 2.0
+
+
+def test_rise_counts_since_the_old_language_was_learned() -> None:
+    def three(losses: list[float]) -> list[CurvePoint]:
+        return [
+            {"tokens": i, "stage": i, "bits_per_byte": {"a": a, "b": 3.0, "c": 4.0 - i}}
+            for i, a in enumerate(losses)
+        ]
+
+    curves = {"nested": three([2.0, 2.2, 2.3]), "finetune": three([2.0, 3.0, 3.2])}
+    pair = matched_acquisition(curves, "c", "a", ["a", "b", "c"])
+    assert pair.rise == pytest.approx({"nested": 0.3, "finetune": 1.2})
+    assert pair.rise_in_stage == pytest.approx({"nested": 0.1, "finetune": 0.2})
+    assert (pair.ratio, pair.ratio_in_stage) == pytest.approx((0.25, 0.5))
 
 
 def test_pairs_come_in_the_order_of_the_stream() -> None:

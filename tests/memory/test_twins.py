@@ -26,7 +26,10 @@ def make(rule: MemoryRule, dtype=torch.float64, seed=0):
         else (randn(m, H, E, HIDDEN, scale=0.4), randn(m, H, HIDDEN, E, scale=0.5))
     )
     parameters = MemoryParameters(
-        weights, randn(2, H, E, scale=0.5), randn(2, H), torch.rand(m, H, generator=g, dtype=dtype).requires_grad_()
+        weights,
+        randn(2, H, E, scale=0.5),
+        randn(2, H),
+        torch.rand(m, H, generator=g, dtype=dtype).requires_grad_(),
     )
     return parameters, lambda length: Streams(*(randn(B, H, length, E) for _ in range(3)))
 
@@ -40,7 +43,11 @@ RULES = [
     for kind, objective, erase, causal in itertools.product(
         ("matrix", "mlp"), ("l2", "dot"), (True, False), (True, False)
     )
-    for more in ({}, {"adaptive_query": True, "main_target": "generated", "unit_targets": False}, {"adaptive": False})
+    for more in (
+        {},
+        {"adaptive_query": True, "main_target": "generated", "unit_targets": False},
+        {"adaptive": False},
+    )
 ]
 
 
@@ -126,9 +133,12 @@ def test_matrix_dot_static_is_the_gated_delta_rule(twin):
     for t in range(7):
         kt, vt = k[:, :, t], x.value[:, :, t]
         state = alpha[:, :, t, None, None] * state
-        state = state + eta[:, :, t, None, None] * (
-            vt[..., None] - (state @ kt[..., None]) / alpha[:, :, t, None, None]
-        ) * kt[..., None, :]
+        state = (
+            state
+            + eta[:, :, t, None, None]
+            * (vt[..., None] - (state @ kt[..., None]) / alpha[:, :, t, None, None])
+            * kt[..., None, :]
+        )
         out.append((state @ q[:, :, t, :, None])[..., 0])
     assert relative_error(torch.stack(out, 2), got) < 1e-12
 
@@ -171,7 +181,9 @@ def test_foreign_state_is_refused():
     x = streams_of(3)
     _, state = chunk.self_modifying(x, parameters, None, rule)
     with pytest.raises(ValueError, match="memory state is"):
-        chunk.self_modifying(x, parameters, MemoryState(tuple(w[:1] for w in state.weights), state.pending), rule)
+        chunk.self_modifying(
+            x, parameters, MemoryState(tuple(w[:1] for w in state.weights), state.pending), rule
+        )
     long = MemoryState(state.weights, streams_of(4))
     with pytest.raises(ValueError, match="pending"):
         chunk.self_modifying(x, parameters, long, rule)

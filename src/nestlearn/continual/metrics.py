@@ -52,8 +52,11 @@ class Matched:
         new: the language being learned.
         old: an earlier language.
         at: bits per byte of ``new`` at which the runs are compared.
-        rise: bits per byte lost of ``old`` at that moment, by run; negative where the run improved.
+        rise: bits per byte lost of ``old`` between the end of its own stage and that moment, by run; negative
+            where the run improved.
         ratio: ``rise["nested"] / rise["finetune"]``; None if a run is missing or ``finetune`` lost nothing.
+        rise_in_stage: the part of ``rise`` that was lost while ``new`` was learned.
+        ratio_in_stage: the same quotient of those.
     """
 
     new: str
@@ -61,6 +64,8 @@ class Matched:
     at: float
     rise: dict[str, float]
     ratio: float | None
+    rise_in_stage: dict[str, float]
+    ratio_in_stage: float | None
 
     def to_dict(self) -> dict[str, object]:
         """Return the fields as a dictionary that ``json`` can write."""
@@ -164,7 +169,8 @@ def matched_acquisition(
     """Compare what runs lost of an old language when each had learned the new one equally well.
 
     ``at`` is the largest (worst) of the runs' bits per byte of ``new`` at the end of its stage, so that every
-    run gets there; ``rise`` is `rise_at` that level. Forgetting less by learning less earns nothing. The
+    run gets there; ``rise_in_stage`` is `rise_at` that level, and ``rise`` adds what the stages between had
+    cost. Forgetting less by learning less earns nothing. The
     definition is this project's own.
 
     Args:
@@ -185,12 +191,16 @@ def matched_acquisition(
     stage = _stage_of(new, old, languages or _order(curves))
     walks = {run: _stage_walk(run, curve, stage, (new, old)) for run, curve in curves.items()}
     at = max(walk[-1]["bits_per_byte"][new] for walk in walks.values())
+    inside: dict[str, float] = {}
     rise: dict[str, float] = {}
+    own = list(languages or _order(curves)).index(old)
     for run, walk in walks.items():
         value = rise_at(walk, new, old, at, walk[0]["tokens"])
         assert value is not None  # `at` is no lower than this run's last value
-        rise[run] = value
-    return Matched(new, old, at, rise, _ratio(rise))
+        learned = [point for point in curves[run] if point["stage"] <= own][-1]["bits_per_byte"][old]
+        inside[run] = value
+        rise[run] = value + walk[0]["bits_per_byte"][old] - learned
+    return Matched(new, old, at, rise, _ratio(rise), inside, _ratio(inside))
 
 
 def matched_pairs(curves: Mapping[str, Sequence[CurvePoint]], languages: Sequence[str]) -> list[Matched]:

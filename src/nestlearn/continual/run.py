@@ -157,8 +157,9 @@ def _sample(setup: Setup, comparison: Comparison, stage: int) -> None:
             )
 
 
-def _entry(trainer: StreamTrainer, model: Any, strategy: Strategy, config: dict[str, Any]) -> dict[str, Any]:
+def _entry(setup: Setup, strategy: Strategy) -> dict[str, Any]:
     """The run as ``results.json`` shows it."""
+    trainer, model = setup.trainer, setup.model
     levels = [
         {
             "name": level.name,

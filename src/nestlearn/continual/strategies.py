@@ -183,6 +183,7 @@ class Comparison:
             seed=self.seed,
             evaluate_every=self.evaluate_every,
             evaluation_windows=self.evaluation_windows,
+            warmup=min(20, max(1, self.steps // 16)),
         )
 
     def strategy(self, name: str) -> Strategy:

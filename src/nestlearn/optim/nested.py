@@ -40,8 +40,8 @@ class Nested(Optimizer):
         assign: Maps a parameter's name and the parameter to a level's name. By default the model's own
             ``assign_level(name, levels)`` is asked; with one level everything belongs to it.
         variant: ``"sequential"``, ``"independent"`` or ``"nested"``: in the last, whenever a level is
-            updated, every faster level starts anew from its initial state, and that initial state moves towards what
-            the faster level had learned (Eq. 72, with a first-order meta-gradient).
+            updated, every faster level starts anew from its initial state, and that initial state moves
+            towards what the faster level had learned (Eq. 72, with a first-order meta-gradient).
         reset_rate: Share of the way that an initial state moves, in (0, 1]; for ``variant="nested"``.
         tokens_per_step: Default of ``step(tokens=...)``.
 
@@ -164,7 +164,8 @@ class Nested(Optimizer):
         if not bool(finite):
             raise NonFiniteGradientError(
                 f"a gradient or the loss is NaN or infinite at {self.clock.tokens} tokens; no parameter, "
-                "memory or clock has changed: zero_grad() and go on with the next batch, or lower the learning rate"
+                "memory or clock has changed: zero_grad() and go on with the next batch, or lower the "
+                "learning rate"
             )
 
     def _take_in_context(self, surprise: Tensor | float | None, before: int, after: int) -> None:
