@@ -93,7 +93,7 @@ class _Contestant:
         self.ids = torch.randint(config.vocab_size, (comparison.batch_size, comparison.context))
         self.parameters = sum(p.numel() for p in self.model.parameters())
         self.state_bytes = 0
-        if strategy.nested:  # measure with key memories in use
+        if strategy.consolidate:  # measure with key memories in use
             self._step()
             self.optimizer.commit()
 

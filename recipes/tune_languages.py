@@ -69,7 +69,7 @@ def second_language(strategy: Strategy) -> dict[str, Any]:
             "run": strategy.name,
             "lr": strategy.lr,
             "later_lr_scale": strategy.later_lr_scale,
-            "strength": strategy.strength if strategy.nested else None,
+            "strength": strategy.strength if strategy.consolidate else None,
             "old_before": trainer.matrix[0][0],
             "old": old,
             "new": new,

@@ -45,7 +45,9 @@ def test_the_same_boundaries_however_the_stream_is_cut(data: st.DataObject, peri
 def test_a_level_is_due_exactly_when_a_multiple_is_crossed(steps: list[int], periods: list[int]) -> None:
     clock, before = clock_of(periods), 0
     for tokens in steps:
-        expected = [p for p in sorted(periods) if any(n % p == 0 for n in range(before + 1, before + tokens + 1))]
+        expected = [
+            p for p in sorted(periods) if any(n % p == 0 for n in range(before + 1, before + tokens + 1))
+        ]
         assert [level.period for level in clock.due(tokens)] == expected
         assert clock.tokens == before  # due() does not advance
         assert [level.period for level in clock.advance(tokens)] == expected
@@ -97,7 +99,9 @@ def test_levels_that_make_no_clock_are_refused() -> None:
         Clock([Level("same", 2), Level("same", 4)])
 
 
-@pytest.mark.parametrize("state", [{}, {"tokens": -1}, {"tokens": 1.5}, {"tokens": None}, {"tokens": True}], ids=str)
+@pytest.mark.parametrize(
+    "state", [{}, {"tokens": -1}, {"tokens": 1.5}, {"tokens": None}, {"tokens": True}], ids=str
+)
 def test_a_foreign_state_is_refused(state: Any) -> None:
     clock = clock_of([4])
     clock.advance(3)

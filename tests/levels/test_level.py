@@ -36,7 +36,10 @@ def test_a_level_cannot_be_changed() -> None:
         *(("strength", bad) for bad in (0, 0.0, -1.0, NAN, INF)),
         *(("output_strength", bad) for bad in (0, 0.0, -1.0, NAN, INF)),
         *(("max_grad_norm", bad) for bad in (0, 0.0, -1.0, NAN, INF)),
-        *(("betas", bad) for bad in ((1.0, 0.9), (0.9, 1.0), (-0.1, 0.9), (NAN, 0.9), (0.9, NAN), (0.9, INF))),
+        *(
+            ("betas", bad)
+            for bad in ((1.0, 0.9), (0.9, 1.0), (-0.1, 0.9), (NAN, 0.9), (0.9, NAN), (0.9, INF))
+        ),
         *(("optimizer", bad) for bad in ("adam", "AdamW", "", None)),
     ],
     ids=str,

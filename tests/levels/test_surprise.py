@@ -28,7 +28,9 @@ def test_never_on_losses_that_do_not_rise(losses: list[float]) -> None:
 
 
 @given(SEEDS, st.floats(0.1, 10.0), st.floats(0.0, 5.0), st.floats(0.8, 0.999))
-def test_never_on_a_loss_that_is_learned_with_noise(seed: int, level: float, above: float, pace: float) -> None:
+def test_never_on_a_loss_that_is_learned_with_noise(
+    seed: int, level: float, above: float, pace: float
+) -> None:
     surprise = Surprise()
     noise = noisy(seed, 300, level=1.0)
     assert not any(surprise(n * (level + above * pace**i)) for i, n in enumerate(noise))

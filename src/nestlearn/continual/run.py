@@ -181,8 +181,8 @@ def _entry(setup: Setup, strategy: Strategy) -> dict[str, Any]:
         "peak_memory_mb": _peak_memory_mb(),
         "config": model.config.to_diff_dict(),
         "training": {**trainer.config.to_dict(), **asdict(strategy)},
-        "levels": levels if strategy.nested else [],
-        "updates": trainer.updates if strategy.nested else {},
+        "levels": levels if strategy.consolidate else [],
+        "updates": trainer.updates if strategy.consolidate else {},
         "commits": list(trainer.optimizer.surprises),
         "samples": trainer.notes.get("samples", []),
     }

@@ -51,7 +51,8 @@ class Strategy:
         name: Key in ``results.json``.
         title: For people.
         mixer: Mixer of the model.
-        nested: Levels with consolidation; otherwise one level that is updated every step, which is AdamW.
+        level_steps: Periods of its levels, in steps. One level of period 1 without consolidation is AdamW.
+        consolidate: Whether the levels protect what earlier languages wrote.
         lr: Peak learning rate on the first language.
         later_lr_scale: Factor on it for the later languages.
         strength: Of the key memories over inputs, ``Level.strength``.
@@ -61,7 +62,8 @@ class Strategy:
     name: str
     title: str
     mixer: str = "self_modifying"
-    nested: bool = False
+    level_steps: tuple[int, ...] = (1,)
+    consolidate: bool = False
     lr: float = 2e-3
     later_lr_scale: float = 0.5
     strength: float = 0.1
@@ -69,19 +71,18 @@ class Strategy:
 
     def levels(self, tokens_per_step: int) -> tuple[Level, ...]:
         """The run's levels for a loop that takes ``tokens_per_step`` tokens a step."""
-        if not self.nested:
-            return (Level("all", tokens_per_step, lr=self.lr),)
+        names = LEVEL_NAMES if len(self.level_steps) > 1 else ("all",)
         return tuple(
             Level(
                 name,
                 steps * tokens_per_step,
                 lr=self.lr,
-                consolidate=True,
+                consolidate=self.consolidate,
                 strength=self.strength,
                 output_strength=self.output_strength,
                 refresh=max(steps, REFRESH_STEPS) * tokens_per_step,
             )
-            for name, steps in zip(LEVEL_NAMES, NESTED_STEPS, strict=True)
+            for name, steps in zip(names, self.level_steps, strict=True)
         )
 
     def model_config(self, size: Size, vocab_size: int, tokens_per_step: int) -> HopeConfig:
@@ -107,7 +108,7 @@ class Strategy:
 #: Learning rates and strengths were chosen on validation paragraphs of the first two languages by
 #: ``recipes/tune_languages.py``; results/tune_languages.json holds the grid.
 STRATEGIES = (
-    Strategy("nested", "Hope with levels", nested=True, later_lr_scale=1.5),
+    Strategy("nested", "Hope with levels", level_steps=NESTED_STEPS, consolidate=True, later_lr_scale=1.5),
     Strategy("finetune", "Hope, ordinary fine-tuning"),
     Strategy("transformer", "Transformer, ordinary fine-tuning", mixer="attention"),
 )

@@ -1,0 +1,237 @@
+"""Where key memories sit: one site per layer or lone parameter, with the moments it keeps.
+
+See :mod:`nestlearn.optim.key_memories` for what they are for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+Moments = dict[str, Tensor]
+
+
+class Site:
+    """A parameter (or several that act as one) with its key memory.
+
+    Moments are kept three times: ``fresh`` from the pass under way, ``current`` for the running context,
+    ``kept`` for the contexts before it. All are means over tokens, or over passes for a diagonal.
+
+    Attributes:
+        parameters: The parameters whose updates this site filters.
+    """
+
+    def __init__(self, parameters: tuple[nn.Parameter, ...]) -> None:
+        self.parameters = parameters
+        self.fresh: Moments = {}
+        self.current: Moments = {}
+        self.kept: Moments = {}
+        self.factors: Moments = {}
+
+    def hook(self, recording: Callable[[], bool]) -> Iterable[RemovableHandle]:
+        """Attach whatever records moments while ``recording()`` is true."""
+        del recording
+        return ()
+
+    def collect(self) -> None:
+        """Add what is read from ``.grad`` to the fresh moments (after the backward pass)."""
+
+    def refresh(self, decay: float) -> None:
+        """Blend the fresh moments into the current context's and clear them."""
+        for key, value in self.fresh.items():
+            old = self.current.get(key)
+            self.current[key] = value if old is None else old * decay + value * (1.0 - decay)
+        self.fresh = {}
+
+    def commit(self, strength: float, output_strength: float) -> None:
+        """Add the current context to the kept ones and derive the update's factors."""
+        for key, value in self.current.items():
+            scaled = value / self.scale(value)
+            self.kept[key] = self.kept[key] + scaled if key in self.kept else scaled
+        self.current = {}
+        self.build(strength, output_strength)
+
+    def scale(self, moment: Tensor) -> Tensor:
+        """Mean of a moment's diagonal: contexts are compared in units of it."""
+        diagonal = moment.diagonal() if moment.dim() == 2 else moment
+        return diagonal.mean().clamp_min(torch.finfo(moment.dtype).tiny)
+
+    def build(self, strength: float, output_strength: float) -> None:
+        """Derive :attr:`factors` from :attr:`kept`."""
+        raise NotImplementedError
+
+    def filter(self, updates: list[Tensor]) -> list[Tensor]:
+        """Apply the factors to one update per parameter."""
+        raise NotImplementedError
+
+
+class LinearSite(Site):
+    """A linear layer: C over its inputs and D over its output gradients.
+
+    Above ``largest`` outputs D is a diagonal: the inverse of the full matrix would cost more than it gives.
+    """
+
+    largest = 1024
+
+    def __init__(self, module: nn.Linear) -> None:
+        super().__init__(tuple(p for p in module.parameters() if p.requires_grad))
+        self.module = module
+
+    def hook(self, recording: Callable[[], bool]) -> Iterable[RemovableHandle]:
+        """Record inputs in the forward pass and output gradients in the backward pass."""
+
+        def forward(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+            if not (recording() and output.requires_grad):
+                return
+            x = args[0].detach().flatten(0, -2)
+            _add(self.fresh, "input", x.mT @ x / x.shape[0])
+            output.register_hook(backward)
+
+        def backward(gradient: Tensor) -> None:
+            g = gradient.flatten(0, -2)
+            small = g.shape[-1] <= self.largest
+            _add(self.fresh, "output", g.mT @ g if small else g.square().sum(0))
+
+        return (self.module.register_forward_hook(forward),)
+
+    def build(self, strength: float, output_strength: float) -> None:
+        """Inverses of ``I + C / lambda`` and ``I + D / mu``."""
+        self.factors = {}
+        if "input" in self.kept:
+            self.factors["input"] = _inverse(self.kept["input"], strength)
+        if "output" in self.kept:
+            kept = self.kept["output"]
+            self.factors["output"] = (
+                _inverse(kept, output_strength) if kept.dim() == 2 else 1.0 / (1.0 + kept / output_strength)
+            )
+
+    def filter(self, updates: list[Tensor]) -> list[Tensor]:
+        """``(I + D / mu)^-1 U (I + C / lambda)^-1``; a bias sees the output side only."""
+        out = self.factors.get("output")
+        filtered = []
+        for update in updates:
+            if update.dim() == 2 and "input" in self.factors:
+                update = update @ self.factors["input"]  # noqa: PLW2901
+            if out is not None:
+                update = out @ update if out.dim() == 2 else (update.mT * out).mT  # noqa: PLW2901
+            filtered.append(update)
+        return filtered
+
+
+class EmbeddingSite(Site):
+    """An embedding: rows of tokens that earlier contexts used move less.
+
+    A tied output layer adds the second moment of its inputs on the other side.
+    """
+
+    def __init__(self, module: nn.Embedding, head: nn.Linear | None) -> None:
+        super().__init__(tuple(module.parameters()))
+        self.module, self.head = module, head
+
+    def hook(self, recording: Callable[[], bool]) -> Iterable[RemovableHandle]:
+        """Record token frequencies, and the inputs of a tied output layer."""
+
+        def tokens(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+            if recording() and output.requires_grad:
+                ids = args[0].flatten()
+                counts = torch.bincount(ids, minlength=self.module.num_embeddings)
+                _add(self.fresh, "rows", counts.to(output.dtype) / ids.numel())
+
+        def hidden(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+            if recording() and output.requires_grad:
+                x = args[0].detach().flatten(0, -2)
+                _add(self.fresh, "input", x.mT @ x / x.shape[0])
+
+        handles = [self.module.register_forward_hook(tokens)]
+        if self.head is not None:
+            handles.append(self.head.register_forward_hook(hidden))
+        return handles
+
+    def build(self, strength: float, output_strength: float) -> None:
+        """Row factors ``1 / (1 + frequency / mu)`` and the inverse of ``I + C / lambda``."""
+        self.factors = {}
+        if "rows" in self.kept:
+            self.factors["rows"] = 1.0 / (1.0 + self.kept["rows"] / output_strength)
+        if "input" in self.kept:
+            self.factors["input"] = _inverse(self.kept["input"], strength)
+
+    def filter(self, updates: list[Tensor]) -> list[Tensor]:
+        """Damp rows by their use, and directions that a tied output layer reads."""
+        (update,) = updates
+        if "rows" in self.factors:
+            update = update * self.factors["rows"][:, None]
+        if "input" in self.factors:
+            update = update @ self.factors["input"]
+        return [update]
+
+
+class DiagonalSite(Site):
+    """Any other parameter: its squared gradient, element by element."""
+
+    def scale(self, moment: Tensor) -> Tensor:
+        """Mean over all elements: the moment has the parameter's own shape."""
+        return moment.mean().clamp_min(torch.finfo(moment.dtype).tiny)
+
+    def collect(self) -> None:
+        """Square the gradient of the pass."""
+        for i, parameter in enumerate(self.parameters):
+            if parameter.grad is not None:
+                _add(self.fresh, str(i), parameter.grad.square())
+
+    def build(self, strength: float, output_strength: float) -> None:
+        """``1 / (1 + F / (lambda mu))``, both sides of a matrix in one number."""
+        self.factors = {
+            key: 1.0 / (1.0 + kept / (strength * output_strength)) for key, kept in self.kept.items()
+        }
+
+    def filter(self, updates: list[Tensor]) -> list[Tensor]:
+        """Damp every element by what earlier contexts made of it."""
+        return [
+            update * self.factors[str(i)] if str(i) in self.factors else update
+            for i, update in enumerate(updates)
+        ]
+
+
+def find_sites(model: nn.Module, parameters: Iterable[nn.Parameter]) -> list[Site]:
+    """Give each of ``parameters`` the site that fits the module it belongs to.
+
+    Args:
+        model: Model that owns the parameters.
+        parameters: The parameters to protect.
+
+    Returns:
+        Sites that hold every one of ``parameters`` exactly once.
+    """
+    wanted = {id(p): p for p in parameters}
+    linears = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    sites: list[Site] = []
+
+    def add(site: Site) -> None:
+        sites.append(site)
+        for parameter in site.parameters:
+            del wanted[id(parameter)]
+
+    for module in model.modules():
+        if isinstance(module, nn.Embedding) and id(module.weight) in wanted:
+            heads = [linear for linear in linears if linear.weight is module.weight]
+            add(EmbeddingSite(module, heads[0] if heads else None))
+    for linear in linears:
+        if id(linear.weight) in wanted and (linear.bias is None or id(linear.bias) in wanted):
+            add(LinearSite(linear))
+    for parameter in list(wanted.values()):
+        add(DiagonalSite((parameter,)))
+    return sites
+
+
+def _add(moments: Moments, key: str, value: Tensor) -> None:
+    moments[key] = moments[key] + value if key in moments else value
+
+
+def _inverse(moment: Tensor, strength: float) -> Tensor:
+    """``(I + moment / strength)^-1`` by Cholesky."""
+    eye = torch.eye(moment.shape[0], dtype=moment.dtype, device=moment.device)
+    return torch.cholesky_inverse(torch.linalg.cholesky(eye + moment / strength))
