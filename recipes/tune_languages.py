@@ -1,7 +1,7 @@
 """Learning rates and strengths of the demo's three runs, from the same number of trials each.
 
 On **validation** paragraphs of the first two languages only. First the learning rate of the first language
-(three trials for Hope, three for the Transformer), then six trials per run for what comes after: six
+(four trials for Hope, four for the Transformer), then six trials per run for what comes after: six
 learning rates for ordinary fine-tuning, six pairs of learning rate and strength for the levels. The
 criterion is the mean of both languages' bits per byte at the end of the second.
 
@@ -30,9 +30,9 @@ from nestlearn.training import load_tree, save_tree
 
 OUT = Path("out/tune_languages")
 RESULT = Path("results/tune_languages.json")
-FIRST_LR = (1e-3, 2e-3, 4e-3)
+FIRST_LR = (1e-3, 2e-3, 4e-3, 8e-3)
 ORDINARY_SCALES = (0.125, 0.25, 0.5, 1.0, 1.5, 2.0)
-NESTED_PAIRS = ((1.0, 0.1), (1.0, 0.3), (2.0, 0.1), (2.0, 0.3), (2.0, 1.0), (3.0, 0.3))
+NESTED_PAIRS = ((0.5, 0.1), (0.5, 0.3), (1.0, 0.1), (1.0, 0.3), (1.0, 1.0), (2.0, 0.3))
 SEED = 100  # not one of the seeds that are reported
 
 COMPARISON = Comparison(languages=("en", "fr", "de"), seed=SEED, split="validation", sample_tokens=0)

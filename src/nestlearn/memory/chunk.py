@@ -22,8 +22,8 @@ from torch import Tensor
 
 from nestlearn.memory.functional import (
     check_inputs,
-    gelu,
-    gelu_derivative,
+    hidden_features,
+    hidden_features_backward,
     initial_state,
     join_pending,
     unit,
@@ -255,10 +255,11 @@ def _mlp_chunk(
     outers, inners = outer.unbind(1), inner.unbind(1)
 
     def read(z: Tensor, memory: int) -> Tensor:
-        return torch.baddbmm(z, gelu(z @ inners[memory].mT), outers[memory].mT)
+        return torch.baddbmm(z, hidden_features(z @ inners[memory].mT), outers[memory].mT)
 
     rate, retention = gates.weight.split(1, dim=1)
-    hidden = gelu(x.key @ torch.cat([inners[0], inners[2], inners[3]], dim=1).mT).split(h, dim=-1)
+    linear = x.key @ torch.cat([inners[0], inners[2], inners[3]], dim=1).mT
+    hidden = hidden_features(linear.unflatten(-1, (3, h))).unbind(-2)
     logits = x.key @ gates.weight.mT + torch.cat(
         [hidden[1] @ (rate @ outers[2]).mT, hidden[2] @ (retention @ outers[3]).mT], dim=-1
     )
@@ -270,26 +271,27 @@ def _mlp_chunk(
     w1, w2 = (outer, inner) if rule.adaptive else (outer[:, kept:], inner[:, kept:])
     flat = w2.flatten(1, 2)  # [N, M h, e]
     linear = key @ flat.mT  # [N, C, M h]
-    hidden_key = gelu(linear).unflatten(-1, (-1, h)).transpose(1, 2)  # [N, M, C, h]
+    linear_each = linear.unflatten(-1, (-1, h)).transpose(1, 2)  # [N, M, C, h]
+    hidden_key = hidden_features(linear_each)
     outputs = hidden_key @ w1.mT  # [N, M, C, e]
-    own = ((gelu(value @ flat.mT).unflatten(-1, (-1, h)).transpose(1, 2)) @ w1.mT).transpose(1, 2)
+    hidden_value = hidden_features((value @ flat.mT).unflatten(-1, (-1, h)).transpose(1, 2))
+    own = (hidden_value @ w1.mT).transpose(1, 2)
     if rule.main_target == "value":
         own = own[:, :, :-1]
     errors = _gradients(own, outputs.transpose(1, 2), key, value, gates, rule).transpose(1, 2)
-    back = (errors @ w1).transpose(1, 2).flatten(2) * gelu_derivative(linear)
-    hidden_key_unit = unit(hidden_key)
+    back = hidden_features_backward(linear_each, errors @ w1).transpose(1, 2).flatten(2)
 
     # W2 shares the key: one system for all memories. In W1 each memory has hidden keys of its own.
     each = _Decay(*(d[:, None] for d in decay))
     update_in = _updates(key, back, linear, decay, rule.erase)
-    update_out = _updates(hidden_key_unit, errors, hidden_key_unit @ w1.mT, each, rule.erase)
+    update_out = _updates(hidden_key, errors, outputs, each, rule.erase)
     new_inner = _end(flat, key, update_in, decay).unflatten(1, (-1, h))
-    new_outer = _end(w1, hidden_key_unit, update_out, each)
+    new_outer = _end(w1, hidden_key, update_out, each)
     if kept:
         new_inner = torch.cat([inner[:, :kept], new_inner], dim=1)
         new_outer = torch.cat([outer[:, :kept], new_outer], dim=1)
     if not rule.causal_reads:
         return (new_outer, new_inner), read(query, -1)
-    middle = gelu(_read(inners[-1], key, update_in[..., -h:], decay, query))
-    last = _read(outers[-1], hidden_key_unit[:, -1], update_out[:, -1], decay, middle)
+    middle = hidden_features(_read(inners[-1], key, update_in[..., -h:], decay, query))
+    last = _read(outers[-1], hidden_key[:, -1], update_out[:, -1], decay, middle)
     return (new_outer, new_inner), query + last

@@ -22,6 +22,25 @@ def gelu(x: Tensor) -> Tensor:
     return F.gelu(x, approximate="tanh")
 
 
+def hidden_features(linear: Tensor) -> Tensor:
+    """Hidden features ``phi = s / sqrt(1 + |s|^2)`` with ``s = gelu(linear)`` of an MLP memory.
+
+    They are shorter than one and so is their Jacobian by ``s``, which keeps both layers' writes bounded at
+    any learning rate (docs/decisions.md); for small ``s`` they are the paper's ``sigma(W2 z)``.
+    """
+    s = gelu(linear)
+    return s * torch.rsqrt(1.0 + s.square().sum(-1, keepdim=True))
+
+
+def hidden_features_backward(linear: Tensor, gradient: Tensor) -> Tensor:
+    """Gradient by ``linear`` from the gradient by :func:`hidden_features`, closed form."""
+    s = gelu(linear)
+    scale = torch.rsqrt(1.0 + s.square().sum(-1, keepdim=True))
+    phi = s * scale
+    along = (phi * gradient).sum(-1, keepdim=True)
+    return scale * (gradient - phi * along) * gelu_derivative(linear)
+
+
 def gelu_derivative(x: Tensor) -> Tensor:
     """Derivative of :func:`gelu`, element by element."""
     square = x * x

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from nestlearn.memory.functional import (
     check_inputs,
-    gelu,
-    gelu_derivative,
+    hidden_features,
+    hidden_features_backward,
     initial_state,
     join_pending,
     unit,
@@ -132,10 +132,10 @@ def _token(
 
 
 def _inner(z: Tensor, weights: Weights) -> Tensor:
-    """``W z`` or ``W1 gelu(W2 z)`` (Eq. 89 without its input)."""
+    """``W z`` or ``W1 phi(W2 z)`` (Eq. 89 without its input)."""
     if len(weights) == 1:
         return _apply(weights[0], z)
-    return _apply(weights[0], gelu(_apply(weights[1], z)))
+    return _apply(weights[0], hidden_features(_apply(weights[1], z)))
 
 
 def _write(
@@ -147,13 +147,13 @@ def _write(
     alpha: Tensor,
     rule: MemoryRule,
 ) -> list[Tensor]:
-    """Eq. 88 for each weight of one memory, with its own unit-length input and the snapshot's gradient."""
+    """Eq. 88 for each weight of one memory, with its own bounded input and the snapshot's gradient."""
     if len(snapshot) == 1:
         return [_delta(running[0], k, error, eta, alpha, rule)]
     a = _apply(snapshot[1], k)
-    hidden_error = _apply(snapshot[0].mT, error) * gelu_derivative(a)
+    hidden_error = hidden_features_backward(a, _apply(snapshot[0].mT, error))
     return [
-        _delta(running[0], unit(gelu(a)), error, eta, alpha, rule),
+        _delta(running[0], hidden_features(a), error, eta, alpha, rule),
         _delta(running[1], k, hidden_error, eta, alpha, rule),
     ]
 

@@ -28,7 +28,8 @@ class MemoryRule:
     """How the memories of one layer are read and written (SPEC 4.1 to 4.4).
 
     Attributes:
-        kind: ``"matrix"``, ``f(z) = W z``, or ``"mlp"``, ``f(z) = W1 gelu(W2 z)`` (Eq. 89). The projection
+        kind: ``"matrix"``, ``f(z) = W z``, or ``"mlp"``, ``f(z) = W1 phi(W2 z)`` (Eq. 89), where ``phi``
+            is GELU scaled to a length below one. The projection
             memories and every MLP memory add their input, ``M(z) = z + f(z)``; a main matrix memory does not
             (Eq. 92, 93).
         objective: Inner loss of a write, ``"l2"`` for ``1/2 ||M(k) - v||^2`` or ``"dot"`` for ``-<M(k), v>``.
