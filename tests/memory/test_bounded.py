@@ -49,7 +49,10 @@ def test_full_learning_rate_keeps_the_state_bounded(
 ):
     rule = MemoryRule(kind=kind, objective=objective, chunk_size=chunk_size)
     largest = largest_weight(rule, 8.0, retention_bias, same_direction)
-    assert all(value < 200 for value in largest), largest  # a growing mode is past 1e30 by the second quarter
+    # A growing mode is past 1e30 by the second quarter. With l2, full rate and full retention the eigenvalue
+    # along a key is -1: such a memory walks at random, which is slow.
+    limit = 2000 if objective == "l2" and retention_bias == 20.0 else 200
+    assert all(value < limit for value in largest), largest
 
 
 def test_hidden_features_are_shorter_than_one_and_their_gradient_is_exact():

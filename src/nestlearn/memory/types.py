@@ -43,7 +43,8 @@ class MemoryRule:
         adaptive: The projections are memories that are written in context; off leaves them at their
             initial state, which makes the layer a (gated) delta rule or Titans' memory.
         adaptive_query: The query projection is a memory too (Table 6, "inner-projection q").
-        rate_max: Upper end of the learning rate's range, ``eta = rate_max * sigmoid(.)``.
+        rate_max: Upper end of the learning rate's range, ``eta = rate_max * sigmoid(.)``. Up to 2 for
+            ``"dot"`` and 1 for ``"l2"``, where the eigenvalue of a write along its key reaches -1.
 
     Raises:
         ValueError: For a value outside its range, naming the value.
