@@ -95,7 +95,7 @@ def test_a_step_of_no_whole_positive_number_is_refused(tokens: Any) -> None:
 def test_levels_that_make_no_clock_are_refused() -> None:
     with pytest.raises(ValueError, match="at least one level"):
         Clock([])
-    with pytest.raises(ValueError, match="unique names.*same"):
+    with pytest.raises(ValueError, match=r"unique names.*same"):
         Clock([Level("same", 2), Level("same", 4)])
 
 

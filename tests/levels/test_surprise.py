@@ -53,6 +53,15 @@ def test_always_on_a_jump_of_half(seed: int, before: int, factor: float) -> None
     assert not any(surprise(loss * factor) for loss in losses[before + 1 :])
 
 
+@pytest.mark.parametrize("steps", [20, 40, 60, 100, 250])
+def test_also_on_a_jump_of_half_while_the_loss_still_falls(steps: int) -> None:
+    """The curve of a small language model: learning itself must not raise what counts as a surprise."""
+    surprise = Surprise()
+    losses = [3.3 + 5.0 * math.exp(-step / 40) for step in range(steps + 1)]
+    assert not any(surprise(loss) for loss in losses[:steps])
+    assert surprise(1.5 * losses[steps])
+
+
 @given(SEEDS)
 def test_every_later_switch_is_noticed_too(seed: int) -> None:
     surprise, found = Surprise(), []

@@ -1,4 +1,4 @@
-"""What must hold for every mixer and every Continuum Memory System: causality, independence, purity, gradients."""
+"""What must hold for every mixer and Continuum Memory System: causality, independence, purity, gradients."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.helpers import copy_tree, difference, random_tokens, relative_error, tiny_model
-from tests.models.variants import ALL, FEW, Changes, over
+from tests.models.variants import ALL, FEW, SOME, Changes, over
 
 LENGTH = 22  # five chunks of 4 and a rest; one chunk of 16 and a rest
 
@@ -34,7 +34,7 @@ def test_gradients_do_not_flow_into_the_future(changes: Changes) -> None:
     assert (gradient[:, :10].abs().sum(-1) > 0).all()  # and everything before it counts
 
 
-@over(ALL)
+@over(SOME)
 def test_a_row_is_unaffected_by_other_rows(changes: Changes) -> None:
     model, tokens = tiny_model(**changes), random_tokens(3, LENGTH)
     other = random_tokens(3, LENGTH, seed=1)
@@ -47,7 +47,7 @@ def test_a_row_is_unaffected_by_other_rows(changes: Changes) -> None:
     assert relative_error(together[1:2], alone) < 1e-6
 
 
-@over(ALL)
+@over(SOME)
 def test_forward_is_pure(changes: Changes) -> None:
     model, tokens = tiny_model(**changes), random_tokens(2, LENGTH)
     kept = copy_tree(model.state_dict())

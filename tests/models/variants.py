@@ -57,9 +57,8 @@ COVERING: list[Changes] = [
     if ((changes["memory"] == "mlp") + (changes["objective"] == "l2") + changes["causal_reads"]) % 2
     == changes["adaptive_query"]
 ]
-MEMORY_MIXERS = COVERING + ABLATIONS + GATED_DELTA
+SOME = COVERING + ABLATIONS + GATED_DELTA + ATTENTION + CMS + OTHERS
 ALL = SELF_MODIFYING + ABLATIONS + GATED_DELTA + ATTENTION + CMS + OTHERS
-SOME = MEMORY_MIXERS + ATTENTION + CMS + OTHERS
 FEW: list[Changes] = [
     {"memory": "matrix"},
     {"memory": "mlp"},

@@ -38,7 +38,9 @@ CASES: dict[str, tuple[dict[str, Any], Make]] = {
 }
 
 
-def plain(model: nn.Module, optimizer: torch.optim.Optimizer, norm: float | None, schedule: Any = None) -> None:
+def plain(
+    model: nn.Module, optimizer: torch.optim.Optimizer, norm: float | None, schedule: Any = None
+) -> None:
     scheduler = LambdaLR(optimizer, schedule) if schedule is not None else None
     for batch in batches(STEPS):
         optimizer.zero_grad()
@@ -53,7 +55,9 @@ def plain(model: nn.Module, optimizer: torch.optim.Optimizer, norm: float | None
 @pytest.mark.parametrize("consolidate", [False, True], ids=["plain", "consolidating, nothing kept"])
 @pytest.mark.parametrize("norm", [None, 0.05])
 @pytest.mark.parametrize("case", CASES)
-def test_one_level_is_the_plain_optimizer_bit_for_bit(case: str, norm: float | None, consolidate: bool) -> None:
+def test_one_level_is_the_plain_optimizer_bit_for_bit(
+    case: str, norm: float | None, consolidate: bool
+) -> None:
     settings, make = CASES[case]
     expected, got = net(), net()
     plain(expected, make(expected), norm)

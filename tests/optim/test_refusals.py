@@ -154,5 +154,6 @@ def test_a_group_of_no_level_is_refused() -> None:
     """A parameter that is added without a level would never be updated."""
     model = net()
     optimizer = Nested(two_levels(), model, assign=by_layer)
-    with pytest.raises((ValueError, NotImplementedError)):
-        optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(2))]})
+    for parameter in (nn.Parameter(torch.zeros(2)), ("late", nn.Parameter(torch.zeros(2)))):
+        with pytest.raises((ValueError, NotImplementedError)):
+            optimizer.add_param_group({"params": [parameter]})
