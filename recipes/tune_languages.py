@@ -32,7 +32,7 @@ OUT = Path("out/tune_languages")
 RESULT = Path("results/tune_languages.json")
 FIRST_LR = (1e-3, 2e-3, 4e-3, 8e-3)
 ORDINARY_SCALES = (0.125, 0.25, 0.5, 1.0, 1.5, 2.0)
-NESTED_PAIRS = ((0.5, 0.1), (0.5, 0.3), (1.0, 0.1), (1.0, 0.3), (1.0, 1.0), (2.0, 0.3))
+NESTED_PAIRS = ((0.5, 0.3), (0.5, 1.0), (1.0, 0.1), (1.0, 0.3), (1.0, 1.0), (2.0, 0.3))
 SEED = 100  # not one of the seeds that are reported
 
 COMPARISON = Comparison(languages=("en", "fr", "de"), seed=SEED, split="validation", sample_tokens=0)

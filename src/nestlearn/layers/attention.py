@@ -65,7 +65,17 @@ class Attention(nn.Module):
 
         Returns:
             Output ``[B, T, d]`` and the state after the piece.
+
+        Raises:
+            ValueError: If the state belongs to another configuration or batch size.
         """
+        heads = (x.shape[0], self.num_heads, x.shape[2] // self.num_heads)
+        if state is not None and (*state.key.shape[:2], state.key.shape[3]) != heads:
+            raise ValueError(
+                f"attention state is {tuple(state.key.shape)}, this layer and batch need "
+                f"({heads[0]}, {heads[1]}, any, {heads[2]}): a state belongs to one configuration and "
+                "one batch size"
+            )
         batch, length, _ = x.shape
         projected = torch.cat([self.key_proj(x), self.value_proj(x), self.query_proj(x)], dim=-1)
         mixed, tail = self.convolution(projected, None if state is None else state.tail)

@@ -42,11 +42,21 @@ class CausalConvolution(nn.Module):
 
         Returns:
             The output ``[B, T, channels]`` and the new tail.
+
+        Raises:
+            ValueError: If the tail belongs to another batch size or configuration.
         """
+        expected = (x.shape[0], max(self.width - 1, 0), x.shape[2])
+        if tail is not None and tuple(tail.shape) != expected:
+            raise ValueError(
+                f"convolution state is {tuple(tail.shape)}, this layer and batch need {expected}: "
+                "a state belongs to one configuration and one batch size"
+            )
         if not self.width:
-            return x, x[:, :0]
+            return x, x[:, :0].clone()
         if tail is None:
             tail = x.new_zeros(x.shape[0], self.width - 1, x.shape[2])
         padded = torch.cat([tail, x], dim=1)
         y = F.conv1d(padded.transpose(1, 2), self.weight, self.bias, groups=x.shape[2]).transpose(1, 2)
-        return F.silu(y), padded[:, padded.shape[1] - (self.width - 1) :]
+        # A copy: a view would keep the whole piece alive with the session.
+        return F.silu(y), padded[:, padded.shape[1] - (self.width - 1) :].clone()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -91,8 +92,7 @@ class SelfModifyingTitans(nn.Module):
         with torch.no_grad():
             self.gate_bias.copy_(torch.tensor([[_RATE_BIAS], [_RETENTION_BIAS]]).expand_as(self.gate_bias))
             if self.write_logit is not None:
-                scale = torch.tensor(_PROJECTION_WRITE_SCALE)
-                self.write_logit.fill_(torch.logit(scale).item())
+                self.write_logit.fill_(math.log(_PROJECTION_WRITE_SCALE / (1 - _PROJECTION_WRITE_SCALE)))
 
     def parameters_of_memory(self) -> MemoryParameters:
         """The memories' learned part, in the form that :mod:`nestlearn.memory` takes."""

@@ -70,6 +70,6 @@ class Clock:
             ValueError: If the state holds no token count.
         """
         tokens = state.get("tokens")
-        if not isinstance(tokens, int) or tokens < 0:
+        if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 0:
             raise ValueError(f"a clock's state is {{'tokens': n}}, got {state}")
         self.tokens = tokens

@@ -27,6 +27,7 @@ class Level:
             protects more.
         output_strength: ``mu = output_strength * mean(diag D)``, the same for output gradients.
         refresh: Tokens between two looks at the current context by the key memories; None for ``period``.
+        horizon: Tokens over which those looks are averaged; None for 32 looks.
 
     Raises:
         ValueError: For a value outside its range, naming the level and the value.
@@ -43,13 +44,16 @@ class Level:
     strength: float = 0.1
     output_strength: float = 1.0
     refresh: int | None = None
+    horizon: int | None = None
 
     def __post_init__(self) -> None:
         if not self.name:
             raise ValueError("a level needs a name")
-        for field in ("period", "refresh"):
+        for field in ("period", "refresh", "horizon"):
             value = getattr(self, field)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            if value is None and field != "period":
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(
                     f"level {self.name!r}: {field} is a number of tokens, at least 1, got {value!r}"
                 )
@@ -61,11 +65,16 @@ class Level:
         self._positive("output_strength")
         if self.max_grad_norm is not None:
             self._positive("max_grad_norm")
-        if not all(0.0 <= beta < 1.0 for beta in self.betas):
-            raise ValueError(f"level {self.name!r}: betas must be in [0, 1), got {self.betas}")
+        if len(self.betas) != 2 or not all(_number(beta) and 0.0 <= beta < 1.0 for beta in self.betas):
+            raise ValueError(f"level {self.name!r}: betas must be two numbers in [0, 1), got {self.betas}")
 
     def _positive(self, field: str, *, zero: bool = False) -> None:
         value = getattr(self, field)
-        if not (math.isfinite(value) and (value > 0 or (zero and value == 0))):
+        if not (_number(value) and math.isfinite(value) and (value > 0 or (zero and value == 0))):
             least = "zero or more" if zero else "more than zero"
             raise ValueError(f"level {self.name!r}: {field} must be finite and {least}, got {value}")
+
+
+def _number(value: object) -> bool:
+    """Whether a value is a number; True and False are not."""
+    return isinstance(value, int | float) and not isinstance(value, bool)

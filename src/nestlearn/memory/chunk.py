@@ -44,7 +44,7 @@ class _Decay(NamedTuple):
 def _decay(rate: Tensor, log_retention: Tensor) -> _Decay:
     """Ratios in log space, so that a small retention cannot divide by zero."""
     until = torch.cumsum(log_retention, -1)
-    before = until - log_retention
+    before = F.pad(until[..., :-1], (1, 0))
     length = rate.shape[-1]
     later = torch.ones(length, length, dtype=torch.bool, device=rate.device).triu()
     eta = rate[..., None, :]
@@ -93,8 +93,12 @@ def _updates(keys: Tensor, gradients: Tensor, outputs: Tensor, decay: _Decay, er
     right = -torch.addcmul(gradients, decay.before, outputs)
     # The diagonal is not read: unitriangular.
     system = decay.strict * (keys @ keys.mT)
-    update: Tensor = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True)
-    return update
+    # In float32 at least: the solve has no kernel for shorter types on every device.
+    wide = torch.promote_types(right.dtype, torch.float32)
+    update: Tensor = torch.linalg.solve_triangular(
+        system.to(wide), right.to(wide), upper=False, unitriangular=True
+    )
+    return update.to(right.dtype)
 
 
 def _read(weight: Tensor, keys: Tensor, update: Tensor, decay: _Decay, queries: Tensor) -> Tensor:
@@ -137,7 +141,7 @@ def self_modifying(
     weights = tuple(w.flatten(0, 1) for w in state.weights)
     gates = _Gates.of(parameters, batch)
     step = _mlp_chunk if rule.kind == "mlp" else _matrix_chunk
-    reads, pending = [], Streams(*(s[:, :, :0] for s in streams))
+    reads, pending = [], Streams(*(s[:, :, :0].clone() for s in streams))
     for piece in zip(*(s.flatten(0, 1).split(rule.chunk_size, dim=1) for s in streams), strict=True):
         x = Streams(*piece)
         after, y = step(x, weights, gates, rule)
@@ -145,7 +149,8 @@ def self_modifying(
         if x.key.shape[1] == rule.chunk_size:
             weights = after
         else:
-            pending = Streams(*(s.unflatten(0, (batch, heads)) for s in x))
+            # Copies: a view would keep the whole piece alive with the session.
+            pending = Streams(*(s.unflatten(0, (batch, heads)).clone() for s in x))
     y = torch.cat(reads, dim=1)[:, -new:].unflatten(0, (batch, heads))
     return y, MemoryState(tuple(w.unflatten(0, (batch, heads)) for w in weights), pending)
 

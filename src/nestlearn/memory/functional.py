@@ -83,6 +83,11 @@ def check_inputs(
     for name, stream in streams._asdict().items():
         if stream.shape != streams.key.shape:
             raise ValueError(f"{name} stream is {tuple(stream.shape)}, key stream {tuple(streams.key.shape)}")
+    if len(state.weights) != len(parameters.weights):
+        raise ValueError(
+            f"memory state has {len(state.weights)} weights, this layer's memories "
+            f"{len(parameters.weights)}: a state belongs to one configuration"
+        )
     for weight, start in zip(state.weights, parameters.weights, strict=True):
         expected = (batch, heads, len(rule.names), *start.shape[2:])
         if tuple(weight.shape) != expected:

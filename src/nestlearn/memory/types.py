@@ -32,7 +32,10 @@ class MemoryRule:
             is GELU scaled to a length below one. The projection
             memories and every MLP memory add their input, ``M(z) = z + f(z)``; a main matrix memory does not
             (Eq. 92, 93).
-        objective: Inner loss of a write, ``"l2"`` for ``1/2 ||M(k) - v||^2`` or ``"dot"`` for ``-<M(k), v>``.
+        objective: Inner loss of a write, ``"dot"`` for ``-<M(k), v>`` (Eq. 92) or ``"l2"`` for
+            ``1/2 ||M(k) - v||^2`` (Eq. 93). With the erase, "dot" is the delta rule and never grows; "l2"
+            takes ``W k`` away twice, at the running state and at the snapshot, and a chunk can multiply the
+            state by up to -3.
         erase: Delta gradient descent's erase ``W (alpha I - eta k k^T)`` (Eq. 88); off is plain gradient
             descent with weight decay, the ablation "w/o DGD" of Table 6.
         chunk_size: Tokens whose keys, values and gradients are taken at the same snapshot (Eq. 90).
@@ -51,7 +54,7 @@ class MemoryRule:
     """
 
     kind: MemoryKind = "mlp"
-    objective: Objective = "l2"
+    objective: Objective = "dot"
     erase: bool = True
     chunk_size: int = 16
     causal_reads: bool = True

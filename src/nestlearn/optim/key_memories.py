@@ -7,20 +7,24 @@ optimizer by
     (I + D / mu)^-1  U  (I + C / lambda)^-1
 
 where C is the second moment of the layer's inputs over earlier contexts and D that of its output gradients.
+Layers are protected in proportion to their sensitivity: with s = mean(diag C) mean(diag D) and S the
+geometric mean of s over the layers, a layer's moments are taken in units of their diagonal's mean, times
+sqrt(s / S).
 Both are associative memories without values, slow ones: they are refreshed on their level's clock, hold no
 example, and need no task label. Other parameters have a diagonal in place of the two matrices.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nestlearn.levels import Level
-from nestlearn.optim.sites import find_sites
+from nestlearn.optim.sites import find_sites, typical_sensitivity
 
 
 class KeyMemories:
@@ -33,21 +37,19 @@ class KeyMemories:
     Args:
         model: Model that owns the parameters.
         parameters: The level's parameters.
-        level: Gives the two strengths.
-        decay: Weight of what the current context's moments were before a refresh.
+        level: Gives the two strengths, and the tokens over which moments are averaged.
 
     Attributes:
         sites: One key memory per layer or lone parameter.
         recording: Whether the next passes are recorded.
         committed: Contexts that are kept.
+        looks: Passes of the current context that are in its moments.
     """
 
-    def __init__(
-        self, model: nn.Module, parameters: Iterable[nn.Parameter], level: Level, decay: float = 0.9
-    ) -> None:
-        self.level, self.decay = level, decay
+    def __init__(self, model: nn.Module, parameters: Iterable[nn.Parameter], level: Level) -> None:
+        self.level = level
         self.sites = find_sites(model, parameters)
-        self.recording, self.committed = True, 0
+        self.recording, self.committed, self.looks = True, 0, 0
         self._handles = [h for site in self.sites for h in site.hook(lambda: self.recording)]
 
     def detach(self) -> None:
@@ -58,19 +60,41 @@ class KeyMemories:
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Blend what was recorded into the moments of the current context."""
+        """Blend what was recorded into the moments of the current context.
+
+        They are a mean over the looks at first and, from the horizon on, one that fades.
+        """
         if self.recording:
+            every = self.level.refresh or self.level.period
+            horizon = self.level.horizon or 32 * every
+            share = max(1.0 / (self.looks + 1), 1.0 - math.exp(-every / horizon))
+            self.looks += 1
             for site in self.sites:
                 site.collect()
-                site.refresh(self.decay)
+                site.refresh(share)
+
+    def forget_pass(self) -> None:
+        """Drop what the pass under way has recorded, because it was not finite."""
+        for site in self.sites:
+            site.fresh = {}
 
     @torch.no_grad()
-    def commit(self) -> None:
-        """Keep the current context and derive the factors of the update."""
-        if any(site.current for site in self.sites):
-            self.committed += 1
-            for site in self.sites:
-                site.commit(self.level.strength, self.level.output_strength)
+    def commit(self, common: Tensor | None = None) -> bool:
+        """Keep the current context and derive the factors of the update.
+
+        Args:
+            common: Sensitivity of a typical site of the whole system; by default of this level.
+
+        Returns:
+            Whether there was a context to keep.
+        """
+        if not any(site.current for site in self.sites):
+            return False
+        self.committed, self.looks = self.committed + 1, 0
+        common = typical_sensitivity(self.sites) if common is None else common
+        for site in self.sites:
+            site.commit(self.level.strength, self.level.output_strength, common)
+        return True
 
     @torch.no_grad()
     def filtered(self, step: Callable[[], Any]) -> None:
@@ -87,11 +111,12 @@ class KeyMemories:
         return {
             "recording": self.recording,
             "committed": self.committed,
+            "looks": self.looks,
             "sites": [{"current": dict(site.current), "kept": dict(site.kept)} for site in self.sites],
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the moments and derive the factors anew.
+    def check_state(self, state: dict[str, Any]) -> None:
+        """Refuse the state of another model.
 
         Raises:
             ValueError: If the state has another number of sites.
@@ -100,7 +125,16 @@ class KeyMemories:
             raise ValueError(
                 f"the state has {len(state['sites'])} key memories, this model {len(self.sites)}"
             )
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the moments and derive the factors anew.
+
+        Raises:
+            ValueError: If the state has another number of sites.
+        """
+        self.check_state(state)
         self.recording, self.committed = bool(state["recording"]), int(state["committed"])
+        self.looks = int(state["looks"])
         for site, saved in zip(self.sites, state["sites"], strict=True):
             site.fresh = {}
             site.current = {key: value.clone() for key, value in saved["current"].items()}

@@ -11,8 +11,10 @@ from torch.optim import Optimizer
 
 from nestlearn.levels import Clock, Level, Surprise, crosses
 from nestlearn.optim.key_memories import KeyMemories
+from nestlearn.optim.sites import typical_sensitivity
 
 Assignment = Callable[[str, nn.Parameter], str]
+Gradients = list[Tensor | None]
 
 
 class NonFiniteGradientError(ValueError):
@@ -69,6 +71,8 @@ class Nested(Optimizer):
             raise ValueError(f"variant must be sequential, independent or nested, got {variant!r}")
         if not 0.0 < reset_rate <= 1.0:
             raise ValueError(f"reset_rate must be in (0, 1], got {reset_rate}")
+        if tokens_per_step is not None:
+            self.clock.due(tokens_per_step)  # raises for what is not a number of tokens
         self.variant, self.reset_rate, self.tokens_per_step = variant, reset_rate, tokens_per_step
         named = _divide(self.levels, model, assign)
         self._inner = {level.name: _optimizer(level, named[level.name]) for level in self.levels}
@@ -82,7 +86,7 @@ class Nested(Optimizer):
         }
         self._surprise = Surprise()
         self.surprises: list[int] = []
-        self._pending: dict[str, tuple[int, list[Tensor]]] = {}
+        self._pending: dict[str, tuple[int, Gradients]] = {}
         self._initial = (
             {level.name: [p.detach().clone() for p in self._parameters(level)] for level in self.levels[:-1]}
             if variant == "nested"
@@ -144,9 +148,10 @@ class Nested(Optimizer):
 
         For streams whose switches are known; ``step`` does it by itself when it is surprised.
         """
-        for memory in self.memories.values():
-            memory.commit()
-        self.surprises.append(self.clock.tokens)
+        common = typical_sensitivity(site for memory in self.memories.values() for site in memory.sites)
+        kept = [memory.commit(common) for memory in self.memories.values()]
+        if any(kept):
+            self.surprises.append(self.clock.tokens)
 
     def _refuse_non_finite(self, surprise: Tensor | float | None) -> None:
         """One synchronisation for all gradients and the surprise, before anything is written."""
@@ -155,13 +160,12 @@ class Nested(Optimizer):
                 "a consolidating level needs step(surprise=loss): it notices a change of context by the loss"
             )
         gradients = [p.grad for level in self.levels for p in self._parameters(level) if p.grad is not None]
-        if not gradients:
-            return
-        norms = torch.stack([norm.float() for norm in torch._foreach_norm(gradients)])
-        finite = torch.isfinite(norms).all()
+        norms = [norm.float() for norm in torch._foreach_norm(gradients)] if gradients else []
         if surprise is not None:
-            finite = finite & torch.isfinite(torch.as_tensor(surprise, device=finite.device)).all()
-        if not bool(finite):
+            norms.append(torch.as_tensor(surprise).detach().float().to(norms[0].device if norms else None))
+        if norms and not bool(torch.isfinite(torch.stack(norms)).all()):
+            for memory in self.memories.values():
+                memory.forget_pass()
             raise NonFiniteGradientError(
                 f"a gradient or the loss is NaN or infinite at {self.clock.tokens} tokens; no parameter, "
                 "memory or clock has changed: zero_grad() and go on with the next batch, or lower the "
@@ -181,26 +185,27 @@ class Nested(Optimizer):
                 memory.refresh()
                 memory.recording = crosses(before, after, level.refresh or level.period)
 
-    def _gather(self, level: Level, tokens: int, *, due: bool) -> list[Tensor] | None:
-        """Move ``.grad`` into the level's sum; the mean gradient if the level is due."""
+    def _gather(self, level: Level, tokens: int, *, due: bool) -> Gradients | None:
+        """Move ``.grad`` into the level's sum; the mean gradient if the level is due.
+
+        A parameter that no loss reached has None, as in torch, and is then left alone.
+        """
         parameters = self._parameters(level)
-        fresh = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+        fresh: Gradients = [p.grad for p in parameters]
         for parameter in parameters:
             parameter.grad = None
         count, total = self._pending.pop(level.name, (0, []))
         if due and not total:
             return fresh
-        fresh = list(torch._foreach_mul(fresh, float(tokens)))
-        if total:
-            torch._foreach_add_(fresh, total)
+        total = total or [None] * len(fresh)
+        summed = [_sum(old, new, tokens) for old, new in zip(total, fresh, strict=True)]
         count += tokens
         if not due:
-            self._pending[level.name] = (count, fresh)
+            self._pending[level.name] = (count, summed)
             return None
-        torch._foreach_div_(fresh, float(count))
-        return fresh
+        return [None if value is None else value.div_(count) for value in summed]
 
-    def _update(self, level: Level, gradients: list[Tensor]) -> None:
+    def _update(self, level: Level, gradients: Gradients) -> None:
         """One update of a due level, filtered by its key memories if it has some."""
         inner, parameters = self._inner[level.name], self._parameters(level)
         for parameter, gradient in zip(parameters, gradients, strict=True):
@@ -241,15 +246,46 @@ class Nested(Optimizer):
             "initial": {name: list(values) for name, values in self._initial.items()},
         }
 
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Levels are fixed when the optimizer is made.
+
+        Raises:
+            ValueError: After construction, always.
+        """
+        if hasattr(self, "memories"):
+            raise ValueError("a group belongs to no level and would never be updated: make a new Nested")
+        super().add_param_group(param_group)
+
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        """Refuse a foreign state before anything is loaded."""
+        expected = {"clock", "surprise", "surprises", "levels", "pending", "memories", "initial"}
+        if not expected <= set(state):
+            missing = ", ".join(sorted(expected - set(state)))
+            raise ValueError(f"this is not a state of nestlearn.optim.Nested: it has no {missing}")
+        for key, own in (("levels", self._inner), ("memories", self.memories), ("initial", self._initial)):
+            if set(state[key]) != set(own):
+                raise ValueError(
+                    f"the state has {key} {sorted(state[key])}, this optimizer {sorted(own)}: "
+                    "levels, consolidation and variant must be the same"
+                )
+        sizes = {name: len(inner.param_groups[0]["params"]) for name, inner in self._inner.items()}
+        for name, entry in state["pending"].items():
+            if len(entry["gradients"]) != sizes.get(name):
+                raise ValueError(f"the state holds pending gradients of another level {name!r}")
+        for name in self._inner:
+            found = [len(group["params"]) for group in state["levels"][name]["param_groups"]]
+            if found != [sizes[name]]:
+                raise ValueError(f"level {name!r} has {sizes[name]} parameters, the state {found}")
+        for name, memory in self.memories.items():
+            memory.check_state(state["memories"][name])
+
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned; training then goes on bit for bit.
 
         Raises:
             ValueError: If the state has other levels than this optimizer.
         """
-        names = set(state_dict["levels"])
-        if names != set(self._inner):
-            raise ValueError(f"the state has levels {sorted(names)}, this optimizer {sorted(self._inner)}")
+        self._check_state(state_dict)
         self.clock.load_state_dict(state_dict["clock"])
         self._surprise.load_state_dict(state_dict["surprise"])
         self.surprises = [int(tokens) for tokens in state_dict["surprises"]]
@@ -257,7 +293,7 @@ class Nested(Optimizer):
             inner.load_state_dict(state_dict["levels"][name])
         self._link()
         self._pending = {
-            name: (int(entry["tokens"]), [g.clone() for g in entry["gradients"]])
+            name: (int(entry["tokens"]), [None if g is None else g.clone() for g in entry["gradients"]])
             for name, entry in state_dict["pending"].items()
         }
         for name, memory in self.memories.items():
@@ -293,6 +329,13 @@ def _divide(
         if not members:
             raise ValueError(f"level {level_name!r} has no parameters")
     return named
+
+
+def _sum(total: Tensor | None, fresh: Tensor | None, tokens: int) -> Tensor | None:
+    """``total + tokens * fresh`` where each may be missing; ``total`` may be overwritten."""
+    if fresh is None:
+        return total
+    return fresh * tokens if total is None else total.add_(fresh, alpha=tokens)
 
 
 def _optimizer(level: Level, named: list[tuple[str, nn.Parameter]]) -> Optimizer:

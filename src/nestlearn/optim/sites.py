@@ -40,17 +40,29 @@ class Site:
     def collect(self) -> None:
         """Add what is read from ``.grad`` to the fresh moments (after the backward pass)."""
 
-    def refresh(self, decay: float) -> None:
-        """Blend the fresh moments into the current context's and clear them."""
+    def refresh(self, share: float) -> None:
+        """Blend the fresh moments into the current context's, with weight ``share``, and clear them."""
         for key, value in self.fresh.items():
             old = self.current.get(key)
-            self.current[key] = value if old is None else old * decay + value * (1.0 - decay)
+            self.current[key] = value if old is None else old.lerp(value, share)
         self.fresh = {}
 
-    def commit(self, strength: float, output_strength: float) -> None:
-        """Add the current context to the kept ones and derive the update's factors."""
+    def sensitivity(self) -> Tensor | None:
+        """Mean curvature of the current context per weight, or None where it is not known."""
+        return None
+
+    def commit(self, strength: float, output_strength: float, common: Tensor | None = None) -> None:
+        """Add the current context to the kept ones and derive the update's factors.
+
+        Args:
+            strength: lambda in units of the mean of a moment's diagonal.
+            output_strength: mu, likewise.
+            common: Sensitivity of a typical site. One that is more sensitive is protected more.
+        """
+        own = self.sensitivity()
+        weight = 1.0 if own is None or common is None else (own / common).sqrt()
         for key, value in self.current.items():
-            scaled = value / self.scale(value)
+            scaled = value * (weight / self.scale(value))
             self.kept[key] = self.kept[key] + scaled if key in self.kept else scaled
         self.current = {}
         self.build(strength, output_strength)
@@ -81,12 +93,18 @@ class LinearSite(Site):
         super().__init__(tuple(p for p in module.parameters() if p.requires_grad))
         self.module = module
 
+    def sensitivity(self) -> Tensor | None:
+        """``mean(diag C) mean(diag D)``: the mean of the Kronecker-factored curvature's diagonal."""
+        if not {"input", "output"} <= set(self.current):
+            return None
+        return self.scale(self.current["input"]) * self.scale(self.current["output"])
+
     def hook(self, recording: Callable[[], bool]) -> Iterable[RemovableHandle]:
         """Record inputs in the forward pass and output gradients in the backward pass."""
 
-        def forward(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-            if not (recording() and output.requires_grad):
-                return
+        def forward(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+            if not (module is self.module and recording() and output.requires_grad):
+                return  # a copy of the model has the same hooks
             x = args[0].detach().flatten(0, -2)
             _add(self.fresh, "input", x.mT @ x / x.shape[0])
             output.register_hook(backward)
@@ -135,14 +153,14 @@ class EmbeddingSite(Site):
     def hook(self, recording: Callable[[], bool]) -> Iterable[RemovableHandle]:
         """Record token frequencies, and the inputs of a tied output layer."""
 
-        def tokens(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-            if recording() and output.requires_grad:
+        def tokens(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+            if module is self.module and recording() and output.requires_grad:
                 ids = args[0].flatten()
                 counts = torch.bincount(ids, minlength=self.module.num_embeddings)
                 _add(self.fresh, "rows", counts.to(output.dtype) / ids.numel())
 
-        def hidden(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-            if recording() and output.requires_grad:
+        def hidden(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+            if module is self.head and recording() and output.requires_grad:
                 x = args[0].detach().flatten(0, -2)
                 _add(self.fresh, "input", x.mT @ x / x.shape[0])
 
@@ -230,6 +248,12 @@ def find_sites(model: nn.Module, parameters: Iterable[nn.Parameter]) -> list[Sit
     for parameter in list(wanted.values()):
         add(DiagonalSite((parameter,)))
     return sites
+
+
+def typical_sensitivity(sites: Iterable[Site]) -> Tensor | None:
+    """Geometric mean of the sites' sensitivities; None if no site knows its own."""
+    known = [s for site in sites if (s := site.sensitivity()) is not None]
+    return torch.stack(known).log().mean().exp() if known else None
 
 
 def _add(moments: Moments, key: str, value: Tensor) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -33,11 +35,13 @@ def save_tree(path: Path, tree: Any) -> None:
     """
     tensors: dict[str, Tensor] = {}
     structure = json.dumps(_flatten(tree, tensors, ""))
+    metadata = {"format": FORMAT, "tree": structure, "sha256": _digest(structure, tensors)}
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(handle)
     try:
-        save_file(tensors, name, metadata={"format": FORMAT, "tree": structure})
+        save_file(tensors, name, metadata=metadata)
+        Path(name).chmod(0o666 & ~_umask())
         with Path(name).open("rb") as file:
             os.fsync(file.fileno())
         Path(name).replace(path)
@@ -61,6 +65,10 @@ def load_tree(path: Path) -> Any:
         raise CheckpointError(
             f"{path} is damaged or not a checkpoint ({error}): delete it and start again"
         ) from error
+    if metadata.get("format") == FORMAT and metadata.get("sha256") != _digest(
+        metadata.get("tree", ""), tensors
+    ):
+        raise CheckpointError(f"{path} is damaged (its checksum is wrong): delete it and start again")
     if metadata.get("format") != FORMAT:
         raise CheckpointError(
             f"{path} is not a nestlearn checkpoint: its format is {metadata.get('format')!r}"
@@ -68,13 +76,33 @@ def load_tree(path: Path) -> Any:
     return _restore(json.loads(metadata["tree"]), tensors)
 
 
+def _digest(structure: str, tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of the tree and of every tensor's type, shape and bytes."""
+    digest = hashlib.sha256(structure.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _umask() -> int:
+    """The process's umask, which can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
 def _flatten(node: Any, tensors: dict[str, Tensor], place: str) -> Any:
     """The JSON form of a node; tensors go into ``tensors`` under their place."""
     if isinstance(node, Tensor):
-        name = place or "tensor"
+        name = f"{len(tensors)}{place}"  # numbered: places like a/b and a, b look alike
         tensors[name] = node.detach().to("cpu", copy=True).contiguous()
         return {"tensor": name}
     if isinstance(node, dict):
+        for key in node:
+            if not isinstance(key, str | int):
+                raise ValueError(f"a checkpoint's keys are strings or whole numbers, got {key!r} at {place}")
         return {"dict": [[k, _flatten(v, tensors, f"{place}/{k}")] for k, v in node.items()]}
     if isinstance(node, list | tuple):
         return {"list": [_flatten(v, tensors, f"{place}/{i}") for i, v in enumerate(node)]}

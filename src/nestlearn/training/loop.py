@@ -48,7 +48,7 @@ class StreamTrainer:
         seconds: Wall-clock time of everything, over all sessions.
 
     Raises:
-        ValueError: If a stage's language has no data.
+        ValueError: If a stage's language has no data, or the split is unknown.
     """
 
     def __init__(
@@ -64,6 +64,8 @@ class StreamTrainer:
         on_event: Callable[[Event], None] | None = None,
         identity: Mapping[str, Any] | None = None,
     ) -> None:
+        if split not in ("train", "validation", "test"):
+            raise ValueError(f"split must be train, validation or test, got {split!r}")
         missing = [stage.language for stage in config.stages if stage.language not in data]
         if missing:
             raise ValueError(f"no data for {', '.join(missing)}; there is {', '.join(data)}")
@@ -222,6 +224,9 @@ class StreamTrainer:
         Raises:
             CheckpointError: If the state comes from another configuration, naming what differs.
         """
+        missing = [key for key in self.state_dict() if key not in state]
+        if missing:
+            raise CheckpointError(f"this is not a training checkpoint: it has no {', '.join(missing)}")
         saved = json.loads(state["identity"])
         if saved != self.identity:
             keys = sorted(k for k in {*saved, *self.identity} if saved.get(k) != self.identity.get(k))
@@ -229,8 +234,13 @@ class StreamTrainer:
                 f"the checkpoint was made with another {', '.join(keys)}: resume with the same settings, "
                 "or choose another folder"
             )
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        try:
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.model.load_state_dict(state["model"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise CheckpointError(
+                f"the checkpoint belongs to another model or other levels: {error}"
+            ) from error
         torch.set_rng_state(state["rng"])
         self.step, self.seconds = int(state["step"]), float(state["seconds"])
         self.cpu_seconds = float(state["cpu_seconds"])
@@ -252,7 +262,11 @@ class StreamTrainer:
         Raises:
             CheckpointError: If it is damaged or was made with other settings.
         """
-        if self.run_dir is None or not (self.run_dir / "checkpoint.safetensors").exists():
+        if self.run_dir is None:
+            return False
+        if not (self.run_dir / "checkpoint.safetensors").exists():
+            # Killed before its first checkpoint: nothing of it is left, so its log must not stay.
+            (self.run_dir / "metrics.jsonl").unlink(missing_ok=True)
             return False
         self.load_state_dict(load_tree(self.run_dir / "checkpoint.safetensors"))
         lines = "".join(json.dumps(event) + "\n" for event in self._log)

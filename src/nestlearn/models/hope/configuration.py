@@ -1,6 +1,6 @@
 """Configuration of Hope, Hope-Attention and their baselines, which are one model."""
 
-from __future__ import annotations
+import math
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -35,7 +35,8 @@ class HopeConfig(PreTrainedConfig):
         mixer: ``"self_modifying"``, ``"gated_delta"`` or ``"attention"``.
         memory: ``"mlp"`` or ``"matrix"`` (SPEC 4.2, 4.3). Read by the mixer ``"self_modifying"``.
         memory_expansion: Hidden width of an MLP memory in multiples of the head's width.
-        objective: Inner loss ``"l2"`` or ``"dot"`` of a write.
+        objective: Inner loss of a write: ``"dot"``, with which a memory stays bounded whatever its keys, or
+            ``"l2"``, the paper's, which can grow without bound in chunks (docs/decisions.md).
         erase: Delta gradient descent's erase term, in every layer of a memory (Eq. 88).
         chunk_size: Tokens per chunk (Eq. 90).
         projection_chunk_size: Tokens per chunk of the projection memories. None means ``chunk_size``, which
@@ -72,7 +73,7 @@ class HopeConfig(PreTrainedConfig):
     mixer: str = "self_modifying"
     memory: str = "mlp"
     memory_expansion: int = 1
-    objective: str = "l2"
+    objective: str = "dot"
     erase: bool = True
     chunk_size: int = 16
     projection_chunk_size: int | None = None
@@ -119,6 +120,9 @@ class HopeConfig(PreTrainedConfig):
                 causal_reads=self.causal_reads,
                 rate_max=self.rate_max,
             )
+        return self._written_rule()
+
+    def _written_rule(self) -> MemoryRule:
         return MemoryRule(
             kind=self.memory,  # type: ignore[arg-type]
             objective=self.objective,  # type: ignore[arg-type]
@@ -159,6 +163,10 @@ class HopeConfig(PreTrainedConfig):
             )
 
     def _check_choices(self) -> None:
+        for name in ("rope_theta", "rms_norm_eps", "initializer_range"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name} must be finite and positive, got {value}")
         if self.mixer not in MIXERS:
             raise ValueError(f"mixer must be one of {', '.join(MIXERS)}, got {self.mixer!r}")
         if self.cms_variant not in CMS_VARIANTS:
@@ -172,6 +180,7 @@ class HopeConfig(PreTrainedConfig):
                 f"projection_chunk_size {self.projection_chunk_size} differs from chunk_size "
                 f"{self.chunk_size}: one chunk size for all memories is what is built so far"
             )
+        self._written_rule()  # checked even where the mixer does not read it
         self.memory_rule()
 
     def _check_periods(self) -> None:

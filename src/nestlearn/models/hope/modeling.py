@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
-from nestlearn.layers import Attention, CausalConvolution, ContinuumMemory, SelfModifyingTitans
+from nestlearn.layers import (
+    Attention,
+    AttentionState,
+    CausalConvolution,
+    ContinuumMemory,
+    MixerState,
+    SelfModifyingTitans,
+)
 from nestlearn.levels import Level
 from nestlearn.models.hope.cache import HopeCache, LayerState
 from nestlearn.models.hope.configuration import HopeConfig
@@ -114,7 +121,8 @@ class HopeModel(HopePreTrainedModel):
             ``last_hidden_state`` ``[B, T, d]`` and ``past_key_values``.
 
         Raises:
-            ValueError: If neither or both inputs are given, a sequence is empty, or the mask hides a token.
+            ValueError: If neither or both inputs are given, a sequence is empty, the mask hides a token, or
+                the cache belongs to another model or batch size.
         """
         del kwargs
         x = self._embed(input_ids, inputs_embeds)
@@ -128,8 +136,7 @@ class HopeModel(HopePreTrainedModel):
         cache = past_key_values
         if cache is None and use_cache:
             cache = HopeCache()
-        states: list[LayerState | None] = list(cache.layers) if cache is not None and cache.layers else []
-        states = states or [None] * len(self.layers)
+        states = self._states(cache)
         after = []
         for layer, state in zip(self.layers, states, strict=True):
             x, new = layer(x, state)
@@ -137,6 +144,18 @@ class HopeModel(HopePreTrainedModel):
         if cache is not None:
             cache.layers, cache.seen_tokens = after, cache.seen_tokens + x.shape[1]
         return BaseModelOutputWithPast(last_hidden_state=self.norm(x), past_key_values=cache)
+
+    def _states(self, cache: HopeCache | None) -> list[LayerState | None]:
+        """The cache's states, checked against this model; None for each layer at the start of a sequence."""
+        if cache is None or not cache.layers:
+            return [None] * len(self.layers)
+        kind = AttentionState if self.config.mixer == "attention" else MixerState
+        if len(cache.layers) != len(self.layers) or not all(isinstance(s, kind) for s in cache.layers):
+            raise ValueError(
+                f"past_key_values has {len(cache.layers)} layers of {type(cache.layers[0]).__name__}, this "
+                f"model {len(self.layers)} of {kind.__name__}: a cache belongs to one model"
+            )
+        return list(cache.layers)
 
     def _embed(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
         if (input_ids is None) == (inputs_embeds is None):
@@ -192,7 +211,7 @@ class HopeForCausalLM(HopePreTrainedModel, GenerationMixin):
             ``past_key_values``.
 
         Raises:
-            ValueError: For inputs that :class:`HopeModel` refuses.
+            ValueError: For inputs that :class:`HopeModel` refuses, and labels of fewer than two tokens.
         """
         out = self.model(
             input_ids, attention_mask, past_key_values, inputs_embeds, use_cache=use_cache, **kwargs
@@ -200,6 +219,8 @@ class HopeForCausalLM(HopePreTrainedModel, GenerationMixin):
         logits = self.lm_head(out.last_hidden_state[:, -logits_to_keep:])
         loss = None
         if labels is not None:
+            if labels.shape[1] < 2:
+                raise ValueError("labels of one token leave nothing to predict: give at least two tokens")
             loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten())
         return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=out.past_key_values)
 
