@@ -2,7 +2,7 @@
 
 On **validation** paragraphs of the first two languages only. First the learning rate of the first language
 (four trials for Hope, four for the Transformer), then six trials per run for what comes after: six
-learning rates for ordinary fine-tuning, six pairs of learning rate and strength for the levels. The
+learning rates for ordinary fine-tuning, six settings of learning rate and strengths for the levels. The
 criterion is the mean of both languages' bits per byte at the end of the second.
 
     python -m recipes.tune_languages            # about 20 minutes on two cores; finished trials are kept
@@ -32,7 +32,14 @@ OUT = Path("out/tune_languages")
 RESULT = Path("results/tune_languages.json")
 FIRST_LR = (1e-3, 2e-3, 4e-3, 8e-3)
 ORDINARY_SCALES = (0.125, 0.25, 0.5, 1.0, 1.5, 2.0)
-NESTED_PAIRS = ((0.5, 0.3), (0.5, 1.0), (1.0, 0.1), (1.0, 0.3), (1.0, 1.0), (2.0, 0.3))
+NESTED_TRIALS = (  # scale, strength over inputs, strength over output gradients
+    (1.0, 0.3, 1.0),
+    (1.0, 1.0, 0.1),
+    (2.0, 1.0, 0.1),
+    (2.0, 3.0, 0.1),
+    (2.0, 1.0, 0.3),
+    (3.0, 1.0, 0.1),
+)
 SEED = 100  # not one of the seeds that are reported
 
 COMPARISON = Comparison(languages=("en", "fr", "de"), seed=SEED, split="validation", sample_tokens=0)
@@ -55,7 +62,7 @@ def first_language(strategy: Strategy) -> dict[str, Any]:
 def second_language(strategy: Strategy) -> dict[str, Any]:
     """Go on with the second language from the state after the first."""
     folder = OUT / f"{strategy.name}-lr{strategy.lr:g}"
-    done = folder / f"scale{strategy.later_lr_scale:g}-strength{strategy.strength:g}.json"
+    done = folder / _file(strategy)
     if not done.exists():
         torch.set_num_threads(1)
         trainer = prepare(COMPARISON, strategy).trainer
@@ -70,6 +77,7 @@ def second_language(strategy: Strategy) -> dict[str, Any]:
             "lr": strategy.lr,
             "later_lr_scale": strategy.later_lr_scale,
             "strength": strategy.strength if strategy.consolidate else None,
+            "output_strength": strategy.output_strength if strategy.consolidate else None,
             "old_before": trainer.matrix[0][0],
             "old": old,
             "new": new,
@@ -77,6 +85,12 @@ def second_language(strategy: Strategy) -> dict[str, Any]:
         }
         done.write_text(json.dumps(record), encoding="utf-8")
     return json.loads(done.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+
+
+def _file(strategy: Strategy) -> str:
+    """Name of a trial's record."""
+    strengths = f"-{strategy.strength:g}-{strategy.output_strength:g}" if strategy.consolidate else ""
+    return f"scale{strategy.later_lr_scale:g}{strengths}.json"
 
 
 def main() -> None:
@@ -93,7 +107,8 @@ def main() -> None:
         nested = replace(nested, lr=best[ordinary.name])  # the same model: it takes Hope's learning rate
         first.append(pool.submit(first_language, nested).result())
         second_trials = [
-            replace(nested, later_lr_scale=scale, strength=strength) for scale, strength in NESTED_PAIRS
+            replace(nested, later_lr_scale=scale, strength=strength, output_strength=output)
+            for scale, strength, output in NESTED_TRIALS
         ] + [
             replace(run, lr=best[run.name], later_lr_scale=scale)
             for scale in ORDINARY_SCALES

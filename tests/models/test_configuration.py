@@ -46,7 +46,7 @@ def test_the_defaults_are_valid_and_hope() -> None:
     assert (config.mixer, config.memory, config.objective, config.cms_variant) == (
         "self_modifying",
         "mlp",
-        "l2",
+        "dot",
         "sequential",
     )
     assert config.memory_rule() == MemoryRule()
@@ -74,7 +74,7 @@ OUT_OF_RANGE = [
     ("projection_chunk_size", 0),
     ("main_target", "key"),
     ("momentum", True),
-    *(("rate_max", bad) for bad in (0.0, -1.0, 1.01, NAN, INF)),
+    *(("rate_max", bad) for bad in (0.0, -1.0, 2.01, NAN, INF)),
     ("conv_size", -1),
     ("cms_variant", "parallel"),
     ("cms_periods", ()),

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from nestlearn.levels import Clock, Level, Surprise, crosses
+from nestlearn.optim.division import Assignment, divide, level_optimizer
 from nestlearn.optim.key_memories import KeyMemories
 from nestlearn.optim.sites import typical_sensitivity
 
-Assignment = Callable[[str, nn.Parameter], str]
 Gradients = list[Tensor | None]
 
 
@@ -74,8 +74,8 @@ class Nested(Optimizer):
         if tokens_per_step is not None:
             self.clock.due(tokens_per_step)  # raises for what is not a number of tokens
         self.variant, self.reset_rate, self.tokens_per_step = variant, reset_rate, tokens_per_step
-        named = _divide(self.levels, model, assign)
-        self._inner = {level.name: _optimizer(level, named[level.name]) for level in self.levels}
+        named = divide(self.levels, model, assign)
+        self._inner = {level.name: level_optimizer(level, named[level.name]) for level in self.levels}
         groups = [inner.param_groups[0] for inner in self._inner.values()]
         super().__init__([{**group} for group in groups], {})
         self._link()
@@ -302,44 +302,8 @@ class Nested(Optimizer):
             self._initial[name] = [value.clone() for value in values]
 
 
-def _divide(
-    levels: tuple[Level, ...], model: nn.Module, assign: Assignment | None
-) -> dict[str, list[tuple[str, nn.Parameter]]]:
-    """Named trainable parameters of every level, each parameter once."""
-    known = {level.name for level in levels}
-    own = getattr(model, "assign_level", None)
-    named: dict[str, list[tuple[str, nn.Parameter]]] = {level.name: [] for level in levels}
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        if assign is not None:
-            chosen = assign(name, parameter)
-        elif len(levels) == 1:
-            chosen = levels[0].name
-        elif own is not None:
-            chosen = own(name, levels)
-        else:
-            raise ValueError(
-                f"{type(model).__name__} does not say which level its parameters belong to: pass assign="
-            )
-        if chosen not in known:
-            raise ValueError(f"parameter {name} was assigned to level {chosen!r}; there are {sorted(known)}")
-        named[chosen].append((name, parameter))
-    for level_name, members in named.items():
-        if not members:
-            raise ValueError(f"level {level_name!r} has no parameters")
-    return named
-
-
 def _sum(total: Tensor | None, fresh: Tensor | None, tokens: int) -> Tensor | None:
     """``total + tokens * fresh`` where each may be missing; ``total`` may be overwritten."""
     if fresh is None:
         return total
     return fresh * tokens if total is None else total.add_(fresh, alpha=tokens)
-
-
-def _optimizer(level: Level, named: list[tuple[str, nn.Parameter]]) -> Optimizer:
-    """Torch's own optimizer with the level's settings."""
-    if level.optimizer == "sgd":
-        return torch.optim.SGD(named, lr=level.lr, momentum=level.betas[0], weight_decay=level.weight_decay)
-    return torch.optim.AdamW(named, lr=level.lr, betas=level.betas, weight_decay=level.weight_decay)

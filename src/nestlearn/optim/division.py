@@ -1,0 +1,49 @@
+"""Who belongs to which level, and what updates it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from nestlearn.levels import Level
+
+Assignment = Callable[[str, nn.Parameter], str]
+
+
+def divide(
+    levels: tuple[Level, ...], model: nn.Module, assign: Assignment | None
+) -> dict[str, list[tuple[str, nn.Parameter]]]:
+    """Named trainable parameters of every level, each parameter once."""
+    known = {level.name for level in levels}
+    own = getattr(model, "assign_level", None)
+    named: dict[str, list[tuple[str, nn.Parameter]]] = {level.name: [] for level in levels}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if assign is not None:
+            chosen = assign(name, parameter)
+        elif len(levels) == 1:
+            chosen = levels[0].name
+        elif own is not None:
+            chosen = own(name, levels)
+        else:
+            raise ValueError(
+                f"{type(model).__name__} does not say which level its parameters belong to: pass assign="
+            )
+        if chosen not in known:
+            raise ValueError(f"parameter {name} was assigned to level {chosen!r}; there are {sorted(known)}")
+        named[chosen].append((name, parameter))
+    for level_name, members in named.items():
+        if not members:
+            raise ValueError(f"level {level_name!r} has no parameters")
+    return named
+
+
+def level_optimizer(level: Level, named: list[tuple[str, nn.Parameter]]) -> Optimizer:
+    """Torch's own optimizer with the level's settings."""
+    if level.optimizer == "sgd":
+        return torch.optim.SGD(named, lr=level.lr, momentum=level.betas[0], weight_decay=level.weight_decay)
+    return torch.optim.AdamW(named, lr=level.lr, betas=level.betas, weight_decay=level.weight_decay)
