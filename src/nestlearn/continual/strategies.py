@@ -66,10 +66,10 @@ class Strategy:
     mixer: str = "self_modifying"
     level_steps: tuple[int, ...] = (1,)
     consolidate: bool = False
-    lr: float = 2e-3
-    later_lr_scale: float = 0.5
-    strength: float = 0.1
-    output_strength: float = 1.0
+    lr: float = 8e-3
+    later_lr_scale: float = 1.0
+    strength: float = 1.0
+    output_strength: float = 0.1
 
     def levels(self, tokens_per_step: int) -> tuple[Level, ...]:
         """The run's levels for a loop that takes ``tokens_per_step`` tokens a step."""
@@ -111,9 +111,20 @@ class Strategy:
 #: Learning rates and strengths were chosen on validation paragraphs of the first two languages by
 #: ``recipes/tune_languages.py``; results/tune_languages.json holds the grid.
 STRATEGIES = (
-    Strategy("nested", "Hope with levels", level_steps=NESTED_STEPS, consolidate=True, later_lr_scale=1.5),
-    Strategy("finetune", "Hope, ordinary fine-tuning"),
-    Strategy("transformer", "Transformer, ordinary fine-tuning", mixer="attention"),
+    Strategy(
+        "nested",
+        "Hope with levels",
+        level_steps=NESTED_STEPS,
+        consolidate=True,
+        lr=8e-3,
+        later_lr_scale=3.0,
+        strength=1.0,
+        output_strength=0.1,
+    ),
+    Strategy("finetune", "Hope, ordinary fine-tuning", lr=8e-3, later_lr_scale=0.125),
+    Strategy(
+        "transformer", "Transformer, ordinary fine-tuning", mixer="attention", lr=8e-3, later_lr_scale=0.25
+    ),
 )
 
 

@@ -41,8 +41,8 @@ class Level:
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.0
     max_grad_norm: float | None = 1.0
-    strength: float = 0.1
-    output_strength: float = 1.0
+    strength: float = 1.0
+    output_strength: float = 0.1
     refresh: int | None = None
     horizon: int | None = None
 

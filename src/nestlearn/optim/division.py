@@ -16,7 +16,16 @@ Assignment = Callable[[str, nn.Parameter], str]
 def divide(
     levels: tuple[Level, ...], model: nn.Module, assign: Assignment | None
 ) -> dict[str, list[tuple[str, nn.Parameter]]]:
-    """Named trainable parameters of every level, each parameter once."""
+    """Named trainable parameters of every level, each parameter once.
+
+    Args:
+        levels: The levels.
+        model: Model whose parameters are divided.
+        assign: Maps name and parameter to a level's name; None asks the model's ``assign_level``.
+
+    Raises:
+        ValueError: If nobody says where a parameter belongs, a level is unknown, or one stays empty.
+    """
     known = {level.name for level in levels}
     own = getattr(model, "assign_level", None)
     named: dict[str, list[tuple[str, nn.Parameter]]] = {level.name: [] for level in levels}
@@ -43,7 +52,7 @@ def divide(
 
 
 def level_optimizer(level: Level, named: list[tuple[str, nn.Parameter]]) -> Optimizer:
-    """Torch's own optimizer with the level's settings."""
+    """Torch's own optimizer with the level's settings, over named parameters."""
     if level.optimizer == "sgd":
         return torch.optim.SGD(named, lr=level.lr, momentum=level.betas[0], weight_decay=level.weight_decay)
     return torch.optim.AdamW(named, lr=level.lr, betas=level.betas, weight_decay=level.weight_decay)
