@@ -108,6 +108,12 @@ def test_a_used_folder_is_not_overwritten(finished):
     assert (finished / "results.json").exists()
 
 
+def test_a_finished_demo_is_not_passed_off_as_another(finished):
+    refused = nestlearn(*QUICK[:-1], "4", "--out", finished, "--resume")
+    assert refused.returncode == 2
+    assert "another seed" in refused.stderr
+
+
 def test_resuming_with_other_settings_says_what_differs(finished, tmp_path):
     out = tmp_path / "other"
     (out / "nested").mkdir(parents=True)

@@ -9,6 +9,7 @@ import queue
 import signal
 import traceback
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +53,11 @@ def compare(
 
     Raises:
         DataError: If the corpus cannot be had.
+        ValueError: If ``out`` holds another comparison.
         RunFailed: If a run failed; the others were stopped and have their checkpoints.
         KeyboardInterrupt: After every run has saved its checkpoint.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    _claim(out, comparison)
     # Build corpus and tokenizer once, before several processes would.
     corpus = load_parallel_help(comparison.languages, data_dir=data_dir)
     load_or_train_tokenizer(corpus, comparison.languages, comparison.size.vocab_size)
@@ -89,6 +91,22 @@ def assemble(comparison: Comparison, runs: dict[str, Any], corpus: dict[str, str
         "matched": matched[0] if matched else None,
         "matched_all": matched,
     }
+
+
+def _claim(out: Path, comparison: Comparison) -> None:
+    """Note in the folder what it holds, or refuse it because it holds something else."""
+    settings = json.loads(json.dumps(asdict(comparison)))
+    note = out / "comparison.json"
+    if note.exists():
+        held = json.loads(note.read_text(encoding="utf-8"))
+        differing = sorted(key for key in {*settings, *held} if settings.get(key) != held.get(key))
+        if differing:
+            raise ValueError(
+                f"{out} holds a comparison with another {', '.join(differing)}: resume with the same "
+                "settings, or choose another folder"
+            )
+    out.mkdir(parents=True, exist_ok=True)
+    _write_json(note, settings)
 
 
 class _Pool:

@@ -117,13 +117,13 @@ STRATEGIES = (
         level_steps=NESTED_STEPS,
         consolidate=True,
         lr=8e-3,
-        later_lr_scale=3.0,
+        later_lr_scale=2.0,
         strength=1.0,
         output_strength=0.1,
     ),
     Strategy("finetune", "Hope, ordinary fine-tuning", lr=8e-3, later_lr_scale=0.125),
     Strategy(
-        "transformer", "Transformer, ordinary fine-tuning", mixer="attention", lr=8e-3, later_lr_scale=0.25
+        "transformer", "Transformer, ordinary fine-tuning", mixer="attention", lr=8e-3, later_lr_scale=0.125
     ),
 )
 
