@@ -17,7 +17,8 @@ help:  ## What there is to make
 $(READY): pyproject.toml constraints/cpu.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "nestlearn needs Python 3.11 or newer: make PYTHON=python3.11 ..." >&2; exit 2; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || \
+	  { rm -rf $(VENV); echo "could not make a virtual environment: install python3-venv" >&2; exit 2; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints/cpu.txt -e '.[dev]'
 	@touch $@
 
@@ -25,6 +26,9 @@ data: $(READY)  ## Get the help pages in five languages (Debian packages, or NES
 	@if [ -z "$$NESTLEARN_DATA" ] && command -v apt-get >/dev/null && \
 	    ! apt-cache show libreoffice-help-en-us >/dev/null 2>&1; then \
 	  if [ "$$(id -u)" = 0 ]; then apt-get update -qq; elif sudo -n true 2>/dev/null; then sudo apt-get update -qq; fi; \
+	fi
+	@if [ -z "$$NESTLEARN_DATA" ] && ! command -v apt-get >/dev/null; then \
+	  $(BIN)/python -m pip install --quiet -c constraints/cpu.txt -e '.[hub]'; \
 	fi
 	@$(BIN)/python -m nestlearn.streams
 
@@ -43,14 +47,16 @@ lint: $(READY)  ## Style
 types: $(READY)  ## Static types
 	$(BIN)/mypy
 
-unit: data  ## Tests, two processes of one thread each
+unit: $(READY)  ## Tests, two processes of one thread each
+	-@$(MAKE) --no-print-directory data
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS)
 
 bench: $(READY)  ## Tokens per CPU-second of training and decoding
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.speed
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.speed --result results/speed.json
 
 seeds: data  ## The demo with three seeds, into results/languages.json (half an hour)
 	$(BIN)/python -m recipes.languages
+	$(BIN)/python -m recipes.readme
 
 tune: data  ## The grid behind the demo's learning rates and strengths, into results/tune_languages.json
 	$(BIN)/python -m recipes.tune_languages

@@ -14,8 +14,6 @@ GATES = torch.tensor([[30.0, 30.0, -30.0, 0.0], [30.0, -30.0, 30.0, 30.0]])
 MIXERS: list[Changes] = [
     {"memory": "mlp"},
     {"memory": "matrix"},
-    {"memory": "mlp", "objective": "dot"},
-    {"memory": "matrix", "objective": "dot"},
     {"mixer": "gated_delta"},
 ]
 

@@ -209,7 +209,9 @@ def test_an_old_task_is_kept_while_a_new_one_is_learned() -> None:
     rise, learned = {}, {}
     for consolidate in (True, False):
         model = net()
-        optimizer = Nested([level(lr=1e-2, consolidate=consolidate)], model)
+        optimizer = Nested(
+            [level(lr=1e-2, consolidate=consolidate, strength=0.1, output_strength=1.0)], model
+        )
         train(model, optimizer, [tasks[0]] * 120)
         with torch.no_grad():
             before = [loss_of(model, task).item() for task in tasks]

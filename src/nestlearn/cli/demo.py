@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 import time
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +36,7 @@ def run_demo(
         ValueError: For bad input, among it a used ``out`` without ``resume``.
         typer.Exit: With code 130 after Ctrl-C, when every run has saved.
     """
+    _check_extras()
     comparison = _comparison(quick, languages, steps, seed)
     if workers is not None and workers < 1:
         raise ValueError(f"--workers must be at least 1, got {workers}")
@@ -47,9 +51,11 @@ def run_demo(
         with _Display(console, comparison) as display:
             results = compare(comparison, out, data_dir=data, workers=workers, on_message=display.show)
     except KeyboardInterrupt:
-        command = f"nestlearn demo{' --quick' if quick else ''} --resume --out {out}"
+        command = _command(quick, comparison, steps, out, data)
         console.print(
-            f"\nStopped. Every model has saved a checkpoint; go on with the same options: {command}"
+            f"\nStopped; every model under way has saved a checkpoint. Go on with: {command}",
+            soft_wrap=True,
+            highlight=False,
         )
         raise typer.Exit(130) from None
     write_report(results, out / "report.html")
@@ -60,6 +66,22 @@ def run_demo(
         soft_wrap=True,
         highlight=False,
     )
+
+
+def _check_extras() -> None:
+    """Say what is missing before ten minutes have passed."""
+    missing = [name for name in ("matplotlib", "tokenizers", "transformers") if find_spec(name) is None]
+    if missing:
+        raise ValueError(f"the demo needs {', '.join(missing)}: pip install 'nestlearn[all]'")
+
+
+def _command(quick: bool, comparison: Comparison, steps: int | None, out: Path, data: Path | None) -> str:
+    """The command that resumes this demo, with every option that differs from its default."""
+    words = [sys.executable, "-m", "nestlearn.cli.main", "demo", *(["--quick"] if quick else [])]
+    words += ["--languages", ",".join(comparison.languages), "--seed", str(comparison.seed)]
+    words += [] if steps is None else ["--steps", str(steps)]
+    words += [] if data is None else ["--data", str(data)]
+    return shlex.join([*words, "--out", str(out), "--resume"])
 
 
 def _comparison(quick: bool, languages: tuple[str, ...], steps: int | None, seed: int) -> Comparison:

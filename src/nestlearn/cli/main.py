@@ -38,9 +38,9 @@ def demo(
         int | None, typer.Option(help="Training steps of each model; half go to the first language.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the models and of the order of the text.")] = 0,
-    out: Annotated[Path, typer.Option(help="Folder for results.json, report.html and checkpoints.")] = Path(
-        "out/demo"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="Folder for results.json, report.html and checkpoints.", file_okay=False)
+    ] = Path("out/demo"),
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where an interrupted demo in --out stopped.")
     ] = False,
@@ -76,7 +76,7 @@ def run() -> None:
     """Entry point: bad input ends with one sentence and exit code 2."""
     try:
         app()
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         typer.echo(f"nestlearn: {error}", err=True)
         sys.exit(2)
 

@@ -145,7 +145,12 @@ class _Pool:
             target=_worker,
             args=(self.comparison, name, self.out / name, self.data_dir, self.stop, self.messages),
         )
-        process.start()
+        # A child is deaf to Ctrl-C from its first moment, also while it imports.
+        heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            process.start()
+        finally:
+            signal.signal(signal.SIGINT, heard)
         self.active[name] = process
 
     def _next(self) -> Message:
@@ -174,8 +179,7 @@ class _Pool:
 def _worker(
     comparison: Comparison, name: str, run_dir: Path, data_dir: Path | None, stop: Any, messages: Any
 ) -> None:
-    """Body of a run's process: one thread, deaf to Ctrl-C (the parent asks it to stop)."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Body of a run's process: one thread. The parent asks it to stop; Ctrl-C does not reach it."""
     torch.set_num_threads(1)
     finished = run_dir / "entry.json"
     try:

@@ -36,12 +36,20 @@ class Attention(nn.Module):
         rope_theta: Base of the rotary positions.
 
     Shapes: ``[B, T, d]`` in and out.
+
+    Raises:
+        ValueError: If the heads do not divide the width, or their width is odd.
     """
 
     def __init__(
         self, hidden_size: int, num_heads: int, *, conv_size: int = 4, rope_theta: float = 10000.0
     ) -> None:
         super().__init__()
+        if hidden_size % (2 * num_heads):
+            raise ValueError(
+                f"hidden_size {hidden_size} does not divide into {num_heads} heads of even width, which "
+                "rotary positions need"
+            )
         self.num_heads, self.rope_theta = num_heads, rope_theta
         self.key_proj = nn.Linear(hidden_size, hidden_size, bias=False)
         self.value_proj = nn.Linear(hidden_size, hidden_size, bias=False)

@@ -47,6 +47,9 @@ class SelfModifyingTitans(nn.Module):
         eps: Added to the mean square of the output norm.
 
     Shapes: ``[B, T, d]`` in and out.
+
+    Raises:
+        ValueError: If the heads do not divide the width.
     """
 
     def __init__(
@@ -60,6 +63,8 @@ class SelfModifyingTitans(nn.Module):
         eps: float = 1e-6,
     ) -> None:
         super().__init__()
+        if hidden_size % num_heads:
+            raise ValueError(f"hidden_size {hidden_size} is not a multiple of num_heads {num_heads}")
         self.num_heads, self.rule = num_heads, rule
         width, memories = hidden_size // num_heads, len(rule.names)
         self.key_proj = nn.Linear(hidden_size, hidden_size, bias=False)

@@ -23,9 +23,9 @@ class Level:
         betas: Of AdamW; the first is the momentum of SGD.
         weight_decay: Decoupled for AdamW.
         max_grad_norm: Gradients of one update are scaled down to this norm over the level; None for never.
-        strength: ``lambda = strength * mean(diag C)``: how far outputs on earlier inputs may move; smaller
-            protects more.
-        output_strength: ``mu = output_strength * mean(diag D)``, the same for output gradients.
+        strength: ``lambda``: how far outputs on earlier inputs may move; smaller protects more. In units of
+            each context's ``mean(diag C)``, for a layer of typical sensitivity.
+        output_strength: ``mu``, the same for output gradients and ``mean(diag D)``.
         refresh: Tokens between two looks at the current context by the key memories; None for ``period``.
         horizon: Tokens over which those looks are averaged; None for 32 looks.
 

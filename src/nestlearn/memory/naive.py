@@ -53,9 +53,7 @@ def delta_write(
     reads = []
     for t in range(keys.shape[-2]):
         k, g = keys[..., t, :], gradients[..., t, :]
-        eta, alpha = rate[..., t, None, None], log_retention[..., t, None, None].exp()
-        step = g + (_apply(weight, k) if erase else 0.0)
-        weight = alpha * weight - eta * step[..., :, None] * k[..., None, :]
+        weight = _delta(weight, k, g, rate[..., t], log_retention[..., t].exp(), erase)
         if queries is not None:
             reads.append(_apply(weight, queries[..., t, :]))
     return weight, (torch.stack(reads, dim=-2) if queries is not None else None)
@@ -149,17 +147,18 @@ def _write(
 ) -> list[Tensor]:
     """Eq. 88 for each weight of one memory, with its own bounded input and the snapshot's gradient."""
     if len(snapshot) == 1:
-        return [_delta(running[0], k, error, eta, alpha, rule)]
+        return [_delta(running[0], k, error, eta, alpha, rule.erase)]
     a = _apply(snapshot[1], k)
     hidden_error = hidden_features_backward(a, _apply(snapshot[0].mT, error))
     return [
-        _delta(running[0], hidden_features(a), error, eta, alpha, rule),
-        _delta(running[1], k, hidden_error, eta, alpha, rule),
+        _delta(running[0], hidden_features(a), error, eta, alpha, rule.erase),
+        _delta(running[1], k, hidden_error, eta, alpha, rule.erase),
     ]
 
 
-def _delta(weight: Tensor, k: Tensor, g: Tensor, eta: Tensor, alpha: Tensor, rule: MemoryRule) -> Tensor:
-    step = g + (_apply(weight, k) if rule.erase else 0.0)
+def _delta(weight: Tensor, k: Tensor, g: Tensor, eta: Tensor, alpha: Tensor, erase: bool) -> Tensor:
+    """``W (alpha I - eta k k^T) - eta g k^T`` (Eq. 88)."""
+    step = g + (_apply(weight, k) if erase else 0.0)
     return alpha[..., None, None] * weight - eta[..., None, None] * step[..., :, None] * k[..., None, :]
 
 

@@ -33,21 +33,24 @@ class MemoryRule:
             memories and every MLP memory add their input, ``M(z) = z + f(z)``; a main matrix memory does not
             (Eq. 92, 93).
         objective: Inner loss of a write, ``"dot"`` for ``-<M(k), v>`` (Eq. 92) or ``"l2"`` for
-            ``1/2 ||M(k) - v||^2`` (Eq. 93). With the erase, "dot" is the delta rule and never grows; "l2"
-            takes ``W k`` away twice, at the running state and at the snapshot, and a chunk can multiply the
-            state by up to -3.
+            ``1/2 ||M(k) - v||^2`` (Eq. 93). With the erase, "dot" is the delta rule and never grows for
+            ``rate_max <= 1``; "l2" takes ``W k`` away twice, at the running state and at the snapshot, and a
+            chunk can multiply the state by up to -3.
         erase: Delta gradient descent's erase ``W (alpha I - eta k k^T)`` (Eq. 88); off is plain gradient
             descent with weight decay, the ablation "w/o DGD" of Table 6.
         chunk_size: Tokens whose keys, values and gradients are taken at the same snapshot (Eq. 90).
         causal_reads: Read the main memory at the running state ``M_t``, not at the snapshot.
         unit_targets: Self-generated targets of the projection memories have unit length.
-        main_target: The main memory stores ``v_t`` (``"value"``, Eq. 82) or ``M_main(v_t)``
+        main_target: The main memory stores ``v_t`` (``"value"``, Eq. 82) or ``v_t + f(v_t)``
             (``"generated"``, Eq. 84).
         adaptive: The projections are memories that are written in context; off leaves them at their
             initial state, which makes the layer a (gated) delta rule or Titans' memory.
         adaptive_query: The query projection is a memory too (Table 6, "inner-projection q").
-        rate_max: Upper end of the learning rate's range, ``eta = rate_max * sigmoid(.)``. Up to 2 for
-            ``"dot"`` and 1 for ``"l2"``, where the eigenvalue of a write along its key reaches -1.
+        rate_max: Upper end of the learning rate's range, ``eta = rate_max * sigmoid(.)``. The eigenvalue of
+            a write along its key is ``alpha - eta`` (``"dot"``) or ``alpha - 2 eta`` (``"l2"``, chunk 1).
+            Up to 2 and 1 are accepted, where it reaches -1 at full retention, which state tracking needs;
+            below full retention such a rate overshoots, and only ``rate_max <= 1`` with ``"dot"`` is
+            bounded for every gate.
 
     Raises:
         ValueError: For a value outside its range, naming the value.
@@ -74,7 +77,7 @@ class MemoryRule:
         if not (math.isfinite(self.rate_max) and 0.0 < self.rate_max <= limit):
             raise ValueError(
                 f"rate_max must be in (0, {limit}] for objective {self.objective!r}, got {self.rate_max}: "
-                "beyond it a unit key is overshot and the memory can grow without bound"
+                "beyond it the memory grows without bound even at full retention"
             )
         if self.adaptive_query and not self.adaptive:
             raise ValueError("adaptive_query=True needs adaptive=True: a static layer writes no projection")

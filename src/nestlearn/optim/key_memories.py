@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from nestlearn.levels import Level
-from nestlearn.optim.sites import find_sites, typical_sensitivity
+from nestlearn.optim.sites import find_sites, typical_sensitivity, wide
 
 
 class KeyMemories:
@@ -102,7 +102,7 @@ class KeyMemories:
         before = [[p.detach().clone() for p in site.parameters] for site in self.sites]
         step()
         for site, old in zip(self.sites, before, strict=True):
-            updates = [p - o for p, o in zip(site.parameters, old, strict=True)]
+            updates = [wide(p - o) for p, o in zip(site.parameters, old, strict=True)]
             for parameter, start, update in zip(site.parameters, old, site.filter(updates), strict=True):
                 parameter.copy_(start + update)
 
@@ -137,6 +137,11 @@ class KeyMemories:
         self.looks = int(state["looks"])
         for site, saved in zip(self.sites, state["sites"], strict=True):
             site.fresh = {}
-            site.current = {key: value.clone() for key, value in saved["current"].items()}
-            site.kept = {key: value.clone() for key, value in saved["kept"].items()}
+            site.current = _on(saved["current"], site.parameters[0].device)
+            site.kept = _on(saved["kept"], site.parameters[0].device)
             site.build(self.level.strength, self.level.output_strength)
+
+
+def _on(moments: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """Copies of saved moments on a device."""
+    return {key: value.to(device, copy=True) for key, value in moments.items()}

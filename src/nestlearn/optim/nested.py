@@ -13,8 +13,7 @@ from nestlearn.levels import Clock, Level, Surprise, crosses
 from nestlearn.optim.division import Assignment, divide, level_optimizer
 from nestlearn.optim.key_memories import KeyMemories
 from nestlearn.optim.sites import typical_sensitivity
-
-Gradients = list[Tensor | None]
+from nestlearn.optim.state import Gradients, check_state, on_devices_of
 
 
 class NonFiniteGradientError(ValueError):
@@ -41,9 +40,10 @@ class Nested(Optimizer):
         model: The model; its trainable parameters are divided among the levels.
         assign: Maps a parameter's name and the parameter to a level's name. By default the model's own
             ``assign_level(name, levels)`` is asked; with one level everything belongs to it.
-        variant: ``"sequential"``, ``"independent"`` or ``"nested"``: in the last, whenever a level is
-            updated, every faster level starts anew from its initial state, and that initial state moves
-            towards what the faster level had learned (Eq. 72, with a first-order meta-gradient).
+        variant: ``"nested"``: whenever a level is updated, all parameters of every faster level start anew
+            from their initial state, and that moves towards what the faster level had learned (Eq. 72, with
+            a first-order meta-gradient). ``"sequential"`` and ``"independent"`` never start anew. By default
+            the model's ``config.cms_variant``.
         reset_rate: Share of the way that an initial state moves, in (0, 1]; for ``variant="nested"``.
         tokens_per_step: Default of ``step(tokens=...)``.
 
@@ -61,12 +61,14 @@ class Nested(Optimizer):
         model: nn.Module,
         *,
         assign: Assignment | None = None,
-        variant: str = "sequential",
+        variant: str | None = None,
         reset_rate: float = 0.5,
         tokens_per_step: int | None = None,
     ) -> None:
         self.clock = Clock(levels)
         self.levels = self.clock.levels
+        if variant is None:
+            variant = getattr(getattr(model, "config", None), "cms_variant", "sequential")
         if variant not in ("sequential", "independent", "nested"):
             raise ValueError(f"variant must be sequential, independent or nested, got {variant!r}")
         if not 0.0 < reset_rate <= 1.0:
@@ -152,6 +154,11 @@ class Nested(Optimizer):
         kept = [memory.commit(common) for memory in self.memories.values()]
         if any(kept):
             self.surprises.append(self.clock.tokens)
+
+    def close(self) -> None:
+        """Take the key memories' hooks off the model, when another optimizer is to train it."""
+        for memory in self.memories.values():
+            memory.detach()
 
     def _refuse_non_finite(self, surprise: Tensor | float | None) -> None:
         """One synchronisation for all gradients and the surprise, before anything is written."""
@@ -256,36 +263,13 @@ class Nested(Optimizer):
             raise ValueError("a group belongs to no level and would never be updated: make a new Nested")
         super().add_param_group(param_group)
 
-    def _check_state(self, state: Mapping[str, Any]) -> None:
-        """Refuse a foreign state before anything is loaded."""
-        expected = {"clock", "surprise", "surprises", "levels", "pending", "memories", "initial"}
-        if not expected <= set(state):
-            missing = ", ".join(sorted(expected - set(state)))
-            raise ValueError(f"this is not a state of nestlearn.optim.Nested: it has no {missing}")
-        for key, own in (("levels", self._inner), ("memories", self.memories), ("initial", self._initial)):
-            if set(state[key]) != set(own):
-                raise ValueError(
-                    f"the state has {key} {sorted(state[key])}, this optimizer {sorted(own)}: "
-                    "levels, consolidation and variant must be the same"
-                )
-        sizes = {name: len(inner.param_groups[0]["params"]) for name, inner in self._inner.items()}
-        for name, entry in state["pending"].items():
-            if len(entry["gradients"]) != sizes.get(name):
-                raise ValueError(f"the state holds pending gradients of another level {name!r}")
-        for name in self._inner:
-            found = [len(group["params"]) for group in state["levels"][name]["param_groups"]]
-            if found != [sizes[name]]:
-                raise ValueError(f"level {name!r} has {sizes[name]} parameters, the state {found}")
-        for name, memory in self.memories.items():
-            memory.check_state(state["memories"][name])
-
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned; training then goes on bit for bit.
 
         Raises:
             ValueError: If the state has other levels than this optimizer.
         """
-        self._check_state(state_dict)
+        check_state(state_dict, self._inner, self.memories, self._initial)
         self.clock.load_state_dict(state_dict["clock"])
         self._surprise.load_state_dict(state_dict["surprise"])
         self.surprises = [int(tokens) for tokens in state_dict["surprises"]]
@@ -293,13 +277,17 @@ class Nested(Optimizer):
             inner.load_state_dict(state_dict["levels"][name])
         self._link()
         self._pending = {
-            name: (int(entry["tokens"]), [None if g is None else g.clone() for g in entry["gradients"]])
+            name: (
+                int(entry["tokens"]),
+                on_devices_of(entry["gradients"], self._inner[name].param_groups[0]["params"]),
+            )
             for name, entry in state_dict["pending"].items()
         }
         for name, memory in self.memories.items():
             memory.load_state_dict(state_dict["memories"][name])
         for name, values in state_dict["initial"].items():
-            self._initial[name] = [value.clone() for value in values]
+            parameters = self._inner[name].param_groups[0]["params"]
+            self._initial[name] = [v for v in on_devices_of(values, parameters) if v is not None]
 
 
 def _sum(total: Tensor | None, fresh: Tensor | None, tokens: int) -> Tensor | None:

@@ -19,7 +19,9 @@ class Site:
     """A parameter (or several that act as one) with its key memory.
 
     Moments are kept three times: ``fresh`` from the pass under way, ``current`` for the running context,
-    ``kept`` for the contexts before it. All are means over tokens, or over passes for a diagonal.
+    ``kept`` for the contexts before it, in float32 at least. Input moments and token frequencies are means
+    over tokens, output moments sums, a diagonal's squares of a pass's gradient; only their ratios within a
+    site and, for linear layers, between sites matter.
 
     Attributes:
         parameters: The parameters whose updates this site filters.
@@ -105,12 +107,12 @@ class LinearSite(Site):
         def forward(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
             if not (module is self.module and recording() and output.requires_grad):
                 return  # a copy of the model has the same hooks
-            x = args[0].detach().flatten(0, -2)
+            x = wide(args[0].detach().flatten(0, -2))
             _add(self.fresh, "input", x.mT @ x / x.shape[0])
             output.register_hook(backward)
 
         def backward(gradient: Tensor) -> None:
-            g = gradient.flatten(0, -2)
+            g = wide(gradient.flatten(0, -2))
             small = g.shape[-1] <= self.largest
             _add(self.fresh, "output", g.mT @ g if small else g.square().sum(0))
 
@@ -157,11 +159,11 @@ class EmbeddingSite(Site):
             if module is self.module and recording() and output.requires_grad:
                 ids = args[0].flatten()
                 counts = torch.bincount(ids, minlength=self.module.num_embeddings)
-                _add(self.fresh, "rows", counts.to(output.dtype) / ids.numel())
+                _add(self.fresh, "rows", counts.to(wide(output).dtype) / ids.numel())
 
         def hidden(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
             if module is self.head and recording() and output.requires_grad:
-                x = args[0].detach().flatten(0, -2)
+                x = wide(args[0].detach().flatten(0, -2))
                 _add(self.fresh, "input", x.mT @ x / x.shape[0])
 
         handles = [self.module.register_forward_hook(tokens)]
@@ -204,7 +206,7 @@ class DiagonalSite(Site):
         """Square the gradient of the pass."""
         for i, parameter in enumerate(self.parameters):
             if parameter.grad is not None:
-                _add(self.fresh, str(i), parameter.grad.square())
+                _add(self.fresh, str(i), wide(parameter.grad).square())
 
     def build(self, strength: float, output_strength: float) -> None:
         """``1 / (1 + F / (share lambda mu))``, both sides of a matrix in one number."""
@@ -243,7 +245,8 @@ def find_sites(model: nn.Module, parameters: Iterable[nn.Parameter]) -> list[Sit
             heads = [linear for linear in linears if linear.weight is module.weight]
             add(EmbeddingSite(module, heads[0] if heads else None))
     for linear in linears:
-        if id(linear.weight) in wanted and (linear.bias is None or id(linear.bias) in wanted):
+        bias = linear.bias
+        if id(linear.weight) in wanted and (bias is None or id(bias) in wanted or not bias.requires_grad):
             add(LinearSite(linear))
     for parameter in list(wanted.values()):
         add(DiagonalSite((parameter,)))
@@ -254,6 +257,11 @@ def typical_sensitivity(sites: Iterable[Site]) -> Tensor | None:
     """Geometric mean of the sites' sensitivities; None if no site knows its own."""
     known = [s for site in sites if (s := site.sensitivity()) is not None]
     return torch.stack(known).log().mean().exp() if known else None
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """The tensor in float32 at least: factorisations have no kernel for shorter types."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def _add(moments: Moments, key: str, value: Tensor) -> None:

@@ -35,7 +35,8 @@ class HopeConfig(PreTrainedConfig):
         mixer: ``"self_modifying"``, ``"gated_delta"`` or ``"attention"``.
         memory: ``"mlp"`` or ``"matrix"`` (SPEC 4.2, 4.3). Read by the mixer ``"self_modifying"``.
         memory_expansion: Hidden width of an MLP memory in multiples of the head's width.
-        objective: Inner loss of a write: ``"dot"``, with which a memory stays bounded whatever its keys, or
+        objective: Inner loss of a write: ``"dot"``, with which a memory stays bounded for
+            any keys while ``rate_max`` is at most 1, or
             ``"l2"``, the paper's, which can grow without bound in chunks (docs/decisions.md).
         erase: Delta gradient descent's erase term, in every layer of a memory (Eq. 88).
         chunk_size: Tokens per chunk (Eq. 90).
@@ -46,7 +47,7 @@ class HopeConfig(PreTrainedConfig):
         main_target: The main memory stores ``"value"`` v or ``"generated"`` M(v).
         adaptive_query: The query projection is a memory too.
         momentum: Inner momentum; only False is built so far.
-        rate_max: Upper end of the inner learning rate.
+        rate_max: Upper end of the inner learning rate; see :class:`~nestlearn.memory.MemoryRule`.
         conv_size: Width of the causal convolutions; 0 for none.
         cms_variant: ``"sequential"`` (Eq. 73), ``"nested"`` (Eq. 72) or ``"independent"`` (Eq. 74).
         cms_periods: Tokens between the updates of each feed-forward block, fast to slow; each a multiple

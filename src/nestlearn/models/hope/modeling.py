@@ -175,6 +175,7 @@ class HopeForCausalLM(HopePreTrainedModel, GenerationMixin):
         config: The model's configuration.
     """
 
+    accepts_loss_kwargs = False  # the loss is a mean: transformers' Trainer must divide by itself
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012  (read as a class field)
 
     def __init__(self, config: HopeConfig) -> None:
