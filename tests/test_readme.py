@@ -11,20 +11,26 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_example_runs(tmp_path):
-    (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert len([line for line in example.splitlines() if line.strip()]) <= 26
-    script = tmp_path / "example.py"
+def losses(example: str, script: Path) -> tuple[str, float, float]:
+    """What the example prints, and its two losses."""
     script.write_text(example, encoding="utf-8")
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    printed = re.search(r"```text\n(context changed.*?)```", README, flags=re.DOTALL)
-    assert printed is not None
-    expected, got = (re.findall(r"[a-z:;]+|\d+", text) for text in (printed[1], done.stdout))
-    assert got[:5] == expected[:5]  # the same words and the same token; losses may differ by platform
     old, new = (float(value) for value in re.findall(r"(?:old|new) (\d\.\d+)", done.stdout))
-    assert old < 1.0, "the first context was forgotten"
-    assert new < 1.3, "the second context was not learned"
+    return done.stdout, old, new
+
+
+def test_the_example_runs_and_keeps_the_first_context(tmp_path):
+    (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert len([line for line in example.splitlines() if line.strip()]) <= 26
+    printed, old, new = losses(example, tmp_path / "example.py")
+    stated = re.search(r"```text\n(context changed.*?;)", README)
+    assert stated is not None
+    assert stated[1] in printed
+    ordinary = example.replace(", consolidate=True", "").replace(", surprise=loss", "")
+    _, forgotten, _ = losses(ordinary, tmp_path / "ordinary.py")
+    assert old < 0.9 < forgotten
+    assert new < 1.0
 
 
 def test_the_figures_are_those_of_the_results():
