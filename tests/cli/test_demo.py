@@ -82,6 +82,8 @@ def test_ctrl_c_saves_and_resume_gives_the_same_figures(finished, tmp_path):
         text=True,
         env=ENVIRONMENT,
         start_new_session=True,
+        # A shell's background job is started deaf to Ctrl-C; the demo under test must hear it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  (no threads here)
     )
     log = out / "nested" / "metrics.jsonl"
     deadline = time.monotonic() + 120

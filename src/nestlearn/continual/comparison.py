@@ -57,10 +57,10 @@ def compare(
         RunFailed: If a run failed; the others were stopped and have their checkpoints.
         KeyboardInterrupt: After every run has saved its checkpoint.
     """
-    _claim(out, comparison)
     # Build corpus and tokenizer once, before several processes would.
     corpus = load_parallel_help(comparison.languages, data_dir=data_dir)
     load_or_train_tokenizer(corpus, comparison.languages, comparison.size.vocab_size)
+    _claim(out, comparison)
     names = [strategy.name for strategy in comparison.strategies]
     limit = min(len(names), workers or len(names))
     entries = _Pool(comparison, out, data_dir, on_message or (lambda _: None)).run(names, limit)
