@@ -9,7 +9,7 @@ export OMP_WAIT_POLICY := PASSIVE
 OUT ?= out/demo
 JOBS ?= 2
 
-.PHONY: help demo quick test lint types unit data bench seeds tune clean
+.PHONY: help demo quick test lint types unit data bench seeds tune ablate clean
 
 help:  ## What there is to make
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -60,6 +60,9 @@ seeds: data  ## The demo with three seeds, into results/languages.json (half an 
 
 tune: data  ## The grid behind the demo's learning rates and strengths, into results/tune_languages.json
 	$(BIN)/python -m recipes.tune_languages
+
+ablate: data  ## What each part of the levels does, into results/ablate_languages.json (8 minutes)
+	$(BIN)/python -m recipes.ablate_languages
 
 clean:  ## Remove the environment and everything that was made
 	rm -rf $(VENV) out dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
