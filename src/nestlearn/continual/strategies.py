@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from nestlearn.levels import Level
@@ -144,6 +144,7 @@ class Comparison:
         evaluation_windows: Held-out windows per language.
         split: ``"test"`` for reports, ``"validation"`` for tuning.
         sample_tokens: Tokens by which each model continues the prompts after each stage; 0 for none.
+        quick: Tiny models, from which nothing can be concluded; the report says so.
 
     Raises:
         ValueError: If there are fewer steps than languages.
@@ -160,7 +161,7 @@ class Comparison:
     evaluation_windows: int = 40
     split: str = "test"
     sample_tokens: int = 48
-    quick: bool = field(default=False)
+    quick: bool = False
 
     def __post_init__(self) -> None:
         if self.steps < 2 * len(self.languages):

@@ -19,7 +19,7 @@ from nestlearn.memory.functional import (
     join_pending,
     unit,
 )
-from nestlearn.memory.types import MAIN, PROJECTIONS, MemoryParameters, MemoryRule, MemoryState, Streams
+from nestlearn.memory.types import MAIN, MemoryParameters, MemoryRule, MemoryState, Streams
 
 Weights = Sequence[Tensor]
 
@@ -172,4 +172,4 @@ def _replace(stack: Tensor, i: int, value: Tensor) -> Tensor:
     return torch.cat([stack[:, :, :i], value[:, :, None], stack[:, :, i + 1 :]], dim=2)
 
 
-__all__ = ["PROJECTIONS", "delta_write", "self_modifying"]
+__all__ = ["delta_write", "self_modifying"]
