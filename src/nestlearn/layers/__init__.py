@@ -3,6 +3,7 @@
 from nestlearn.layers.attention import Attention, AttentionState
 from nestlearn.layers.continuum import ContinuumMemory, FeedForward
 from nestlearn.layers.convolution import CausalConvolution
+from nestlearn.layers.mixer import Mixer
 from nestlearn.layers.self_modifying import MixerState, SelfModifyingTitans
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "CausalConvolution",
     "ContinuumMemory",
     "FeedForward",
+    "Mixer",
     "MixerState",
     "SelfModifyingTitans",
 ]

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nestlearn.layers.convolution import CausalConvolution
+from nestlearn.layers.mixer import Mixer
 from nestlearn.memory import unit
 
 
@@ -26,7 +26,7 @@ class AttentionState(NamedTuple):
     tail: Tensor
 
 
-class Attention(nn.Module):
+class Attention(Mixer):
     """Causal softmax attention with rotary positions, normalised queries and keys, convolution and gate.
 
     Args:
@@ -41,22 +41,18 @@ class Attention(nn.Module):
         ValueError: If the heads do not divide the width, or their width is odd.
     """
 
+    state_type = AttentionState
+
     def __init__(
         self, hidden_size: int, num_heads: int, *, conv_size: int = 4, rope_theta: float = 10000.0
     ) -> None:
-        super().__init__()
         if hidden_size % (2 * num_heads):
             raise ValueError(
                 f"hidden_size {hidden_size} does not divide into {num_heads} heads of even width, which "
                 "rotary positions need"
             )
-        self.num_heads, self.rope_theta = num_heads, rope_theta
-        self.key_proj = nn.Linear(hidden_size, hidden_size, bias=False)
-        self.value_proj = nn.Linear(hidden_size, hidden_size, bias=False)
-        self.query_proj = nn.Linear(hidden_size, hidden_size, bias=False)
-        self.gate_proj = nn.Linear(hidden_size, hidden_size, bias=False)
-        self.out_proj = nn.Linear(hidden_size, hidden_size, bias=False)
-        self.convolution = CausalConvolution(3 * hidden_size, conv_size)
+        super().__init__(hidden_size, num_heads, conv_size)
+        self.rope_theta = rope_theta
         # Unit queries and keys bound the logits by this learned inverse temperature.
         self.sharpness = nn.Parameter(torch.full((num_heads, 1, 1), 4.0))
 
@@ -84,18 +80,15 @@ class Attention(nn.Module):
                 f"({heads[0]}, {heads[1]}, any, {heads[2]}): a state belongs to one configuration and "
                 "one batch size"
             )
-        batch, length, _ = x.shape
-        projected = torch.cat([self.key_proj(x), self.value_proj(x), self.query_proj(x)], dim=-1)
-        mixed, tail = self.convolution(projected, None if state is None else state.tail)
-        key, value, query = mixed.view(batch, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        (key, value, query), tail = self.streams(x, None if state is None else state.tail)
         past = 0 if state is None else state.key.shape[2]
-        cos, sin = _rotary(past, length, query.shape[-1], self.rope_theta, x)
+        cos, sin = _rotary(past, x.shape[1], query.shape[-1], self.rope_theta, x)
         query = _rotate(unit(query), cos, sin) * self.sharpness * self.sharpness
         key = _rotate(unit(key), cos, sin)
         if state is not None:
             key, value = torch.cat([state.key, key], dim=2), torch.cat([state.value, value], dim=2)
-        y = _attend(query, key, value, past).transpose(1, 2).reshape(x.shape)
-        return self.out_proj(y * F.silu(self.gate_proj(x))), AttentionState(key, value, tail)
+        y = _attend(query, key, value, past)
+        return self.finish(y, x), AttentionState(key, value, tail)
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, past: int) -> Tensor:

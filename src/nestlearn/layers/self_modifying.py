@@ -6,23 +6,22 @@ import math
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nestlearn.layers.convolution import CausalConvolution
+from nestlearn.layers.mixer import Mixer
 from nestlearn.memory import MemoryParameters, MemoryRule, MemoryState, Streams, chunk
 
 #: Write scale of the projection memories at the start; see docs/decisions.md.
 _PROJECTION_WRITE_SCALE = 0.1
-#: Gate biases at the start: half of the learning-rate range, and a retention of 0.98 a token.
-_RATE_BIAS, _RETENTION_BIAS = 0.0, 4.0
+#: Gate biases at the start: half of the learning-rate range, a retention of 0.98 a token, half of the momentum.
+_GATE_BIAS = {"rate": 0.0, "retention": 4.0, "momentum": 0.0}
 
 
 class MixerState(NamedTuple):
     """State of a memory mixer between pieces of a sequence.
 
     Attributes:
-        memory: Fast weights and the unfinished chunk.
+        memory: Fast weights, their snapshots and momentum, and the position in the chunk.
         tail: Last inputs of the convolution, ``[B, conv_size - 1, 3 d]``.
     """
 
@@ -30,20 +29,21 @@ class MixerState(NamedTuple):
     tail: Tensor
 
 
-class SelfModifyingTitans(nn.Module):
+class SelfModifyingTitans(Mixer):
     """Five (or six) associative memories a head that produce and learn their own keys, values and gates.
 
     The residual stream is projected to three inputs (for key, value and query), convolved, and divided into
     heads. The key, value, learning-rate and retention memories turn them into what the write needs; every
     memory generates its own target and is written by delta gradient descent with weight decay. The main
-    memory's read is normalised, gated and projected back.
+    memory's read is normalised, gated and projected back. With other rules it is a baseline: the (gated)
+    delta rule, linear attention, retention, TTT, or Titans' long-term memory.
 
     Args:
         hidden_size: Width d of the residual stream.
         num_heads: Heads H, each of width e = d / H.
         rule: Which memories there are and how they are written.
         memory_expansion: Hidden width of an MLP memory in multiples of e.
-        conv_size: Width of the causal convolutions.
+        conv_size: Width of the causal convolutions; 0 for none.
         eps: Added to the mean square of the output norm.
 
     Shapes: ``[B, T, d]`` in and out.
@@ -51,6 +51,8 @@ class SelfModifyingTitans(nn.Module):
     Raises:
         ValueError: If the heads do not divide the width.
     """
+
+    state_type = MixerState
 
     def __init__(
         self,
@@ -62,17 +64,9 @@ class SelfModifyingTitans(nn.Module):
         conv_size: int = 4,
         eps: float = 1e-6,
     ) -> None:
-        super().__init__()
-        if hidden_size % num_heads:
-            raise ValueError(f"hidden_size {hidden_size} is not a multiple of num_heads {num_heads}")
-        self.num_heads, self.rule = num_heads, rule
-        width, memories = hidden_size // num_heads, len(rule.names)
-        self.key_proj = nn.Linear(hidden_size, hidden_size, bias=False)
-        self.value_proj = nn.Linear(hidden_size, hidden_size, bias=False)
-        self.query_proj = nn.Linear(hidden_size, hidden_size, bias=False)
-        self.gate_proj = nn.Linear(hidden_size, hidden_size, bias=False)
-        self.out_proj = nn.Linear(hidden_size, hidden_size, bias=False)
-        self.convolution = CausalConvolution(3 * hidden_size, conv_size)
+        super().__init__(hidden_size, num_heads, conv_size)
+        self.rule = rule
+        width, memories, gates = hidden_size // num_heads, len(rule.names), len(rule.gate_names)
         self.norm = nn.RMSNorm(width, eps=eps)
         hidden = memory_expansion * width
         if rule.kind == "matrix":
@@ -80,32 +74,45 @@ class SelfModifyingTitans(nn.Module):
         else:
             self.memory_out = nn.Parameter(torch.empty(memories, num_heads, width, hidden))
             self.memory_in = nn.Parameter(torch.empty(memories, num_heads, hidden, width))
-        self.gate_weight = nn.Parameter(torch.empty(2, num_heads, width))
-        self.gate_bias = nn.Parameter(torch.empty(2, num_heads))
-        self.write_logit = nn.Parameter(torch.empty(memories - 1, num_heads)) if rule.adaptive else None
+        if gates:
+            self.gate_weight = nn.Parameter(torch.empty(gates, num_heads, width))
+            per_head = width if rule.gates == "channel" else 1
+            self.gate_bias = nn.Parameter(torch.empty(gates, num_heads, per_head))
+        self.write_logit = nn.Parameter(torch.empty(memories - 1, num_heads)) if memories > 1 else None
+        if rule.inner_norm:
+            self.inner_scale = nn.Parameter(torch.empty(memories, num_heads, width))
+            self.inner_shift = nn.Parameter(torch.empty(memories, num_heads, width))
         self.reset_parameters()
 
+    @torch.no_grad()
     def reset_parameters(self) -> None:
         """Initial states: every projection memory is near the identity, the main memory near empty."""
-        width = self.gate_weight.shape[-1]
-        if self.rule.kind == "matrix":
+        rule, width = self.rule, self.norm.normalized_shape[0]
+        if rule.kind == "matrix":
             nn.init.normal_(self.memory, std=0.1 / width**0.5)
         else:
             nn.init.normal_(self.memory_out, std=0.1 / self.memory_out.shape[-1] ** 0.5)
             nn.init.normal_(self.memory_in, std=1.0 / width**0.5)
-        nn.init.normal_(self.gate_weight, std=0.1)
-        with torch.no_grad():
-            self.gate_bias.copy_(torch.tensor([[_RATE_BIAS], [_RETENTION_BIAS]]).expand_as(self.gate_bias))
-            if self.write_logit is not None:
-                self.write_logit.fill_(math.log(_PROJECTION_WRITE_SCALE / (1 - _PROJECTION_WRITE_SCALE)))
+        for i, name in enumerate(rule.gate_names):
+            nn.init.normal_(self.gate_weight[i], std=0.1)
+            nn.init.constant_(self.gate_bias[i], _GATE_BIAS[name])
+        if self.write_logit is not None:
+            self.write_logit.fill_(math.log(_PROJECTION_WRITE_SCALE / (1 - _PROJECTION_WRITE_SCALE)))
+        if rule.inner_norm:
+            nn.init.ones_(self.inner_scale)
+            nn.init.zeros_(self.inner_shift)
 
     def parameters_of_memory(self) -> MemoryParameters:
         """The memories' learned part, in the form that :mod:`nestlearn.memory` takes."""
-        weights = (self.memory,) if self.rule.kind == "matrix" else (self.memory_out, self.memory_in)
-        scale = self.gate_bias.new_ones(len(self.rule.names), self.num_heads)
+        rule = self.rule
+        weights = (self.memory,) if rule.kind == "matrix" else (self.memory_out, self.memory_in)
+        empty = weights[0].new_empty(0, self.num_heads, self.norm.normalized_shape[0])
+        gates = (self.gate_weight, self.gate_bias) if rule.gate_names else (empty, empty)
+        scale = weights[0].new_ones(len(rule.names), self.num_heads)
         if self.write_logit is not None:
             scale = torch.cat([torch.sigmoid(self.write_logit), scale[-1:]])
-        return MemoryParameters(weights, self.gate_weight, self.gate_bias, scale)
+        norm = (self.inner_scale, self.inner_shift) if rule.inner_norm else None
+        return MemoryParameters(weights, *gates, scale, norm)
 
     def forward(self, x: Tensor, state: MixerState | None = None) -> tuple[Tensor, MixerState]:
         """Read and write the memories over a piece of a sequence.
@@ -120,12 +127,9 @@ class SelfModifyingTitans(nn.Module):
         Raises:
             ValueError: If the state belongs to another configuration or batch size.
         """
-        batch, length, _ = x.shape
-        projected = torch.cat([self.key_proj(x), self.value_proj(x), self.query_proj(x)], dim=-1)
-        mixed, tail = self.convolution(projected, None if state is None else state.tail)
-        heads = mixed.view(batch, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        memory, tail = (None, None) if state is None else state
+        streams, tail = self.streams(x, tail)
         reads, memory = chunk.self_modifying(
-            Streams(*heads), self.parameters_of_memory(), None if state is None else state.memory, self.rule
+            Streams(*streams), self.parameters_of_memory(), memory, self.rule
         )
-        y = self.norm(reads).transpose(1, 2).reshape(x.shape)
-        return self.out_proj(y * F.silu(self.gate_proj(x))), MixerState(memory, tail)
+        return self.finish(self.norm(reads), x), MixerState(memory, tail)

@@ -2,7 +2,8 @@
 
 from nestlearn.memory import chunk, naive
 from nestlearn.memory.functional import initial_state, unit
-from nestlearn.memory.types import MemoryParameters, MemoryRule, MemoryState, Streams
+from nestlearn.memory.rule import MemoryRule
+from nestlearn.memory.types import MemoryParameters, MemoryState, Streams
 
 __all__ = [
     "MemoryParameters",

@@ -1,4 +1,4 @@
-"""Small maps used by both twins."""
+"""Small maps and checks that both twins use. They work along ``dim``: -1 for rows, -2 for columns."""
 
 from __future__ import annotations
 
@@ -6,69 +6,119 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nestlearn.memory.types import MemoryParameters, MemoryRule, MemoryState, Streams
+from nestlearn.memory.rule import Activation, MemoryRule
+from nestlearn.memory.types import MemoryParameters, MemoryState, Streams
 
+UNIT_EPS = 1e-6
+NORM_EPS = 1e-6
 _SQRT_2_OVER_PI = 0.7978845608028654
 _CUBIC = 0.044715
 
 
-def unit(x: Tensor, eps: float = 1e-6) -> Tensor:
-    """``x`` scaled to length one along its last axis; a zero vector stays zero and has a gradient."""
-    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + eps)
+def unit(x: Tensor, eps: float = UNIT_EPS, dim: int = -1) -> Tensor:
+    """``x`` scaled to length one along an axis; a zero vector stays zero and has a gradient."""
+    return x * torch.rsqrt(x.square().sum(dim, keepdim=True) + eps)
 
 
-def gelu(x: Tensor) -> Tensor:
-    """The tanh form of GELU, the hidden activation of MLP memories."""
-    return F.gelu(x, approximate="tanh")
+def activate(x: Tensor, kind: Activation) -> Tensor:
+    """``sigma(x)``; GELU in its tanh form."""
+    if kind == "silu":
+        return F.silu(x)
+    return F.relu(x) if kind == "relu" else F.gelu(x, approximate="tanh")
 
 
-def hidden_features(linear: Tensor) -> Tensor:
-    """Hidden features ``phi = s / sqrt(1 + |s|^2)`` with ``s = gelu(linear)`` of an MLP memory.
-
-    They are shorter than one and so is their Jacobian by ``s``, which keeps both layers' writes bounded at
-    any learning rate (docs/decisions.md); for small ``s`` they are the paper's ``sigma(W2 z)``.
-    """
-    s = gelu(linear)
-    return s * torch.rsqrt(1.0 + s.square().sum(-1, keepdim=True))
-
-
-def hidden_features_backward(linear: Tensor, gradient: Tensor) -> Tensor:
-    """Gradient by ``linear`` from the gradient by :func:`hidden_features`, closed form."""
-    s = gelu(linear)
-    scale = torch.rsqrt(1.0 + s.square().sum(-1, keepdim=True))
-    phi = s * scale
-    along = (phi * gradient).sum(-1, keepdim=True)
-    return scale * (gradient - phi * along) * gelu_derivative(linear)
-
-
-def gelu_derivative(x: Tensor) -> Tensor:
-    """Derivative of :func:`gelu`, element by element."""
+def activation_derivative(x: Tensor, kind: Activation) -> Tensor:
+    """``sigma'(x)``, element by element."""
+    if kind == "relu":
+        return (x > 0).to(x.dtype)
+    if kind == "silu":
+        p = torch.sigmoid(x)
+        return torch.addcmul(p, x * p, 1.0 - p)
     square = x * x
     tanh = torch.tanh(_SQRT_2_OVER_PI * x * (1.0 + _CUBIC * square))
-    inner = _SQRT_2_OVER_PI * (1.0 + 3.0 * _CUBIC * square)
-    return 0.5 * (1.0 + tanh) + 0.5 * x * (1.0 - tanh * tanh) * inner
+    slope = _SQRT_2_OVER_PI * (1.0 + 3.0 * _CUBIC * square)
+    return 0.5 * (1.0 + tanh) + 0.5 * x * (1.0 - tanh * tanh) * slope
 
 
-def initial_state(parameters: MemoryParameters, streams: Streams) -> MemoryState:
-    """The state before the first token: meta-learned weights for every sample, nothing pending.
+def activation_curvature(x: Tensor, kind: Activation) -> Tensor:
+    """``sigma''(x)``, element by element."""
+    if kind == "relu":
+        return torch.zeros_like(x)
+    if kind == "silu":
+        p = torch.sigmoid(x)
+        return p * (1.0 - p) * torch.addcmul(torch.full_like(x, 2.0), x, 1.0 - 2.0 * p)
+    square = x * x
+    tanh = torch.tanh(_SQRT_2_OVER_PI * x * (1.0 + _CUBIC * square))
+    slope = _SQRT_2_OVER_PI * (1.0 + 3.0 * _CUBIC * square)
+    bend = 6.0 * _SQRT_2_OVER_PI * _CUBIC * x
+    sech = 1.0 - tanh * tanh
+    return sech * (slope + 0.5 * x * (bend - 2.0 * tanh * slope * slope))
+
+
+def hidden_features(linear: Tensor, rule: MemoryRule, dim: int = -1) -> Tensor:
+    """Features ``phi`` of an MLP memory from ``W2 z`` (Eq. 89).
+
+    ``"bounded"`` features ``s / sqrt(1 + |s|^2)`` are shorter than one and so is their Jacobian by ``s``,
+    which keeps both layers' writes bounded at any learning rate (docs/decisions.md); for small ``s`` they are
+    the ``"plain"`` ones, ``s = sigma(W2 z)``.
+    """
+    s = activate(linear, rule.activation)
+    return unit(s, 1.0, dim) if rule.features == "bounded" else s
+
+
+def hidden_features_backward(linear: Tensor, gradient: Tensor, rule: MemoryRule, dim: int = -1) -> Tensor:
+    """Gradient by ``linear`` from the gradient by :func:`hidden_features`, closed form."""
+    if rule.features == "bounded":
+        s = activate(linear, rule.activation)
+        scale = torch.rsqrt(1.0 + s.square().sum(dim, keepdim=True))
+        phi = s * scale
+        gradient = scale * (gradient - phi * (phi * gradient).sum(dim, keepdim=True))
+    return gradient * activation_derivative(linear, rule.activation)
+
+
+def inner_norm(output: Tensor, scale: Tensor, shift: Tensor, dim: int = -1) -> Tensor:
+    """LayerNorm of a memory's output (TTT, MIRAS)."""
+    return _standardise(output, dim)[0] * scale + shift
+
+
+def inner_norm_backward(output: Tensor, scale: Tensor, gradient: Tensor, dim: int = -1) -> Tensor:
+    """Gradient by ``output`` from the gradient by :func:`inner_norm`, closed form."""
+    z, deviation = _standardise(output, dim)
+    inner = gradient * scale
+    along = (inner * z).mean(dim, keepdim=True)
+    return (inner - inner.mean(dim, keepdim=True) - z * along) / deviation
+
+
+def fixed_log_retention(heads: int, like: Tensor) -> Tensor:
+    """``log(1 - 2^(-5-h))`` of each head h, ``[H]``: the retention of RetNet."""
+    return torch.log1p(-(2.0 ** (-5.0 - torch.arange(heads, device=like.device, dtype=like.dtype))))
+
+
+def initial_state(parameters: MemoryParameters, streams: Streams, rule: MemoryRule) -> MemoryState:
+    """The state before the first token: meta-learned weights for every sample, or no change to them.
 
     Args:
         parameters: The layer's memory parameters.
-        streams: Any piece of the sequence; gives batch, heads, width, device and type.
+        streams: Any piece of the sequence; gives batch and device.
+        rule: Where the memories rest, and whether there is a momentum.
 
     Returns:
-        A state whose weights are views ``[B, H, M, ...]`` of the parameters.
+        A state whose weights are ``[B, H, M, ...]``, at least float32.
     """
     batch = streams.key.shape[0]
-    weights = tuple(w.transpose(0, 1).expand(batch, *w.transpose(0, 1).shape) for w in parameters.weights)
-    return MemoryState(weights, Streams(*(s[:, :, :0] for s in streams)))
+    weights = tuple(
+        wide(w).transpose(0, 1).expand(batch, w.shape[1], w.shape[0], *w.shape[2:])
+        for w in parameters.weights
+    )
+    if rule.rest == "initial":
+        weights = tuple(torch.zeros_like(w) for w in weights)
+    momentum = tuple(torch.zeros_like(w) for w in weights) if rule.momentum else ()
+    return MemoryState(weights, weights, momentum, torch.zeros(batch, dtype=torch.long))
 
 
-def join_pending(streams: Streams, state: MemoryState) -> Streams:
-    """The unfinished chunk's tokens followed by the new ones, each ``[B, H, P + T, e]``."""
-    if state.pending.key.shape[2] == 0:
-        return streams
-    return Streams(*(torch.cat(pair, dim=2) for pair in zip(state.pending, streams, strict=True)))
+def wide(x: Tensor) -> Tensor:
+    """``x`` in at least float32: memories are kept and written in it, whatever the layer's type."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def check_inputs(
@@ -77,26 +127,44 @@ def check_inputs(
     """Refuse a state or streams that do not belong to these parameters.
 
     Raises:
-        ValueError: Naming the shape that was found and the shape that was expected.
+        ValueError: Naming the shape or type that was found and the one that was expected.
     """
     batch, heads, _, width = streams.key.shape
     for name, stream in streams._asdict().items():
         if stream.shape != streams.key.shape:
             raise ValueError(f"{name} stream is {tuple(stream.shape)}, key stream {tuple(streams.key.shape)}")
-    if len(state.weights) != len(parameters.weights):
+        if not stream.is_floating_point():
+            raise ValueError(f"{name} stream is {stream.dtype}: memories read floating-point numbers")
+    count, dtype = len(parameters.weights), torch.promote_types(streams.key.dtype, torch.float32)
+    if parameters.weights[0].shape[1] != heads or parameters.gate_weight.shape[2] != width:
         raise ValueError(
-            f"memory state has {len(state.weights)} weights, this layer's memories "
-            f"{len(parameters.weights)}: a state belongs to one configuration"
+            f"streams have {heads} heads of width {width}, the parameters "
+            f"{parameters.weights[0].shape[1]} of {parameters.gate_weight.shape[2]}"
         )
-    for weight, start in zip(state.weights, parameters.weights, strict=True):
-        expected = (batch, heads, len(rule.names), *start.shape[2:])
-        if tuple(weight.shape) != expected:
+    groups = {"weights": state.weights, "snapshot": state.snapshot, "momentum": state.momentum}
+    for name, tensors in groups.items():
+        expected_count = count if name != "momentum" or rule.momentum else 0
+        if len(tensors) != expected_count:
             raise ValueError(
-                f"memory state is {tuple(weight.shape)} but this layer and batch need {expected}: "
-                "a state belongs to one configuration and one batch size"
+                f"memory state has {len(tensors)} {name} tensors, this layer {expected_count}: a state "
+                "belongs to one configuration"
             )
-    pending = state.pending.key.shape
-    if pending[0] != batch or pending[1] != heads or pending[3] != width or pending[2] >= rule.chunk_size:
+        for tensor, start in zip(tensors, parameters.weights, strict=False):
+            expected = (batch, heads, len(rule.names), *start.shape[2:])
+            if tuple(tensor.shape) != expected or tensor.dtype != dtype:
+                raise ValueError(
+                    f"memory state has {name} {tuple(tensor.shape)} of {tensor.dtype} but this layer and "
+                    f"batch need {expected} of {dtype}: a state belongs to one configuration and one batch size"
+                )
+    largest = max(rule.chunk_sizes)
+    position = state.position
+    if tuple(position.shape) != (batch,) or not bool(((position >= 0) & (position < largest)).all()):
         raise ValueError(
-            f"pending tokens are {tuple(pending)}; expected ({batch}, {heads}, < {rule.chunk_size}, {width})"
+            f"memory state is at positions {position.tolist()}; expected {batch} of them in [0, {largest})"
         )
+
+
+def _standardise(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    centred = x - x.mean(dim, keepdim=True)
+    deviation = torch.sqrt(centred.square().mean(dim, keepdim=True) + NORM_EPS)
+    return centred / deviation, deviation

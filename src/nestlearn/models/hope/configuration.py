@@ -1,13 +1,15 @@
 """Configuration of Hope, Hope-Attention and their baselines, which are one model."""
 
 import math
+from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from nestlearn.memory import MemoryRule
+from nestlearn.models.hope.mixers import ATTENTIVE, MIXERS, memory_rule
+from nestlearn.models.hope.presets import preset_fields
 
-MIXERS = ("self_modifying", "gated_delta", "attention")
 CMS_VARIANTS = ("sequential", "nested", "independent")
 
 
@@ -15,14 +17,21 @@ CMS_VARIANTS = ("sequential", "nested", "independent")
 class HopeConfig(PreTrainedConfig):
     r"""Configuration of a :class:`~nestlearn.models.hope.HopeForCausalLM`.
 
-    Known architectures are points of this space:
+    Known architectures are points of this space; a mixer may be named per layer:
 
-    ==================  ==================================================================================
-    Hope                the defaults: self-modifying Titans, then a Continuum Memory System (Eq. 94 to 97)
-    Hope-Attention      ``mixer="attention"``
-    Transformer         ``mixer="attention", cms_periods=(n,)``: one feed-forward block per layer
-    gated delta rule    ``mixer="gated_delta"``: static projections, one matrix memory, dot-product objective
-    ==================  ==================================================================================
+    ======================  ==============================================================================
+    Hope                    the defaults: self-modifying Titans, then a Continuum Memory System (Eq. 94 to 97)
+    Hope-Attention          ``mixer="attention"``
+    Transformer             ``mixer="attention", cms_periods=(n,)``: one feed-forward block per layer
+    Samba-style hybrid      ``mixer=("self_modifying", "attention", ...), window=n``
+    Titans                  ``"titans"`` (its memory alone), ``"titans_mac"``, ``"titans_mag"``, ``"titans_mal"``
+    delta rule              ``"gated_delta"``; ``"delta"`` (DeltaNet)
+    linear attention        ``"linear_attention"``; ``"retention"`` (RetNet)
+    test-time training      ``"ttt_linear"``, ``"ttt_mlp"``
+    ======================  ==============================================================================
+
+    The fields from ``memory`` to ``gates`` that are marked * are read by the mixer ``"self_modifying"`` only;
+    :meth:`preset` has the paper's literal choices and the ablations of its Table 6 by name.
 
     Args:
         vocab_size: Entries of the vocabulary.
@@ -32,22 +41,37 @@ class HopeConfig(PreTrainedConfig):
         intermediate_size: Hidden units of one layer's feed-forward blocks together, divided between the
             levels (the first take the remainder). None is 8/3 of ``hidden_size``, in
             steps of 16.
-        mixer: ``"self_modifying"``, ``"gated_delta"`` or ``"attention"``.
-        memory: ``"mlp"`` or ``"matrix"`` (SPEC 4.2, 4.3). Read by the mixer ``"self_modifying"``.
+        mixer: One name for all layers or one per layer, of the table above.
+        memory: * ``"mlp"`` or ``"matrix"`` (SPEC 4.2, 4.3).
         memory_expansion: Hidden width of an MLP memory in multiples of the head's width.
-        objective: Inner loss of a write: ``"dot"``, with which a memory stays bounded for
-            any keys while ``rate_max`` is at most 1, or
-            ``"l2"``, the paper's, which can grow without bound in chunks (docs/decisions.md).
-        erase: Delta gradient descent's erase term, in every layer of a memory (Eq. 88).
+        activation: * ``"silu"``, ``"gelu"`` or ``"relu"`` in an MLP memory.
+        features: * ``"bounded"`` or ``"plain"`` hidden features of an MLP memory.
+        inner_norm: * LayerNorm on what a memory adds to its input.
+        objective: * Inner loss of a write: ``"dot"``, with which a memory stays bounded for any keys while
+            ``rate_max`` is at most 1, or ``"l2"``, the paper's, which can grow without bound in chunks
+            (docs/decisions.md).
+        erase: * Delta gradient descent's erase term (Eq. 88).
+        erase_layers: * ``"all"`` layers of an MLP memory or its ``"input"`` matrix only.
         chunk_size: Tokens per chunk (Eq. 90).
-        projection_chunk_size: Tokens per chunk of the projection memories. None means ``chunk_size``, which
-            is the only size built so far.
+        projection_chunk_size: * Tokens per chunk of the projection memories; None means ``chunk_size``. One
+            of the two is a multiple of the other.
         causal_reads: Read the main memory at the running state instead of the chunk's start.
-        unit_targets: Self-generated targets have unit length.
-        main_target: The main memory stores ``"value"`` v or ``"generated"`` M(v).
-        adaptive_query: The query projection is a memory too.
-        momentum: Inner momentum; only False is built so far.
-        rate_max: Upper end of the inner learning rate; see :class:`~nestlearn.memory.MemoryRule`.
+        unit_targets: * Self-generated targets have unit length.
+        main_target: * The main memory stores ``"value"`` v or ``"generated"`` M(v).
+        adaptive_key: * The key projection is a memory.
+        adaptive_value: * The value projection is a memory.
+        adaptive_gates: * The learning rate and the retention are read from memories.
+        adaptive_query: * The query projection is a memory.
+        momentum: * Inner momentum, as in Titans.
+        retention: * ``"gated"``, ``"fixed"`` per head, or ``"none"``.
+        gates: * One learning rate and retention per ``"head"`` or per ``"channel"`` (matrix memories).
+        rest: * Retention and erase return a memory to its ``"initial"`` state or to ``"zero"``.
+        rate_max: Upper end of the inner learning rate; see :class:`~nestlearn.memory.MemoryRule`. None is 1,
+            or one over ``chunk_size`` for "l2" without the erase.
+        backprop_chunks: Cut the graph after every so many chunks of a pass; None for none.
+        checkpoint_chunks: Keep only the state after every so many chunks for the backward pass; 0 keeps all.
+        window: Tokens that attention sees, this one included; None for all.
+        persistent_tokens: Learned keys and values that attention always sees.
         conv_size: Width of the causal convolutions; 0 for none.
         cms_variant: ``"sequential"`` (Eq. 73), ``"nested"`` (Eq. 72) or ``"independent"`` (Eq. 74).
         cms_periods: Tokens between the updates of each feed-forward block, fast to slow; each a multiple
@@ -71,19 +95,33 @@ class HopeConfig(PreTrainedConfig):
     num_hidden_layers: int = 4
     num_heads: int = 4
     intermediate_size: int | None = None
-    mixer: str = "self_modifying"
+    mixer: str | tuple[str, ...] | list[str] = "self_modifying"
     memory: str = "mlp"
     memory_expansion: int = 1
+    activation: str = "silu"
+    features: str = "bounded"
+    inner_norm: bool = False
     objective: str = "dot"
     erase: bool = True
+    erase_layers: str = "all"
     chunk_size: int = 16
     projection_chunk_size: int | None = None
     causal_reads: bool = True
     unit_targets: bool = True
     main_target: str = "value"
+    adaptive_key: bool = True
+    adaptive_value: bool = True
+    adaptive_gates: bool = True
     adaptive_query: bool = False
     momentum: bool = False
-    rate_max: float = 1.0
+    retention: str = "gated"
+    gates: str = "head"
+    rest: str = "initial"
+    rate_max: float | None = None
+    backprop_chunks: int | None = None
+    checkpoint_chunks: int = 0
+    window: int | None = None
+    persistent_tokens: int = 0
     conv_size: int = 4
     cms_variant: str = "sequential"
     cms_periods: tuple[int, ...] | list[int] = (2048, 16384, 131072)
@@ -99,42 +137,50 @@ class HopeConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: object) -> None:
         """Fill in what is derived and check everything before a model is built."""
         self.cms_periods = tuple(self.cms_periods)
+        if not isinstance(self.mixer, str):
+            self.mixer = tuple(self.mixer)
         if self.intermediate_size is None:
             self.intermediate_size = round(self.hidden_size * 8 / 3 / 16) * 16
+        self._check_mixers()
         self._check_shape()
         self._check_choices()
         self._check_periods()
         super().__post_init__(**kwargs)
 
-    def memory_rule(self) -> MemoryRule:
-        """The rule by which this configuration's memories are written.
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> "HopeConfig":
+        """A named configuration with some fields changed.
+
+        Args:
+            name: ``"default"``, ``"paper"`` (the literal equations), ``"table6"`` (with everything that the
+                paper's Table 6 takes away) or ``"table6_without_..."``; see :data:`PRESETS`.
+            **changes: Fields of the configuration; they win over the preset's.
 
         Raises:
-            ValueError: For a combination that :class:`~nestlearn.memory.MemoryRule` refuses.
+            ValueError: For an unknown name, listing the known ones.
         """
-        if self.mixer == "gated_delta":
-            return MemoryRule(
-                kind="matrix",
-                objective="dot",
-                adaptive=False,
-                chunk_size=self.chunk_size,
-                causal_reads=self.causal_reads,
-                rate_max=self.rate_max,
-            )
-        return self._written_rule()
+        return cls(**{**preset_fields(name), **changes})
 
-    def _written_rule(self) -> MemoryRule:
-        return MemoryRule(
-            kind=self.memory,  # type: ignore[arg-type]
-            objective=self.objective,  # type: ignore[arg-type]
-            erase=self.erase,
-            chunk_size=self.chunk_size,
-            causal_reads=self.causal_reads,
-            unit_targets=self.unit_targets,
-            main_target=self.main_target,  # type: ignore[arg-type]
-            adaptive_query=self.adaptive_query,
-            rate_max=self.rate_max,
-        )
+    @property
+    def mixers(self) -> tuple[str, ...]:
+        """The mixer of every layer."""
+        return (self.mixer,) * self.num_hidden_layers if isinstance(self.mixer, str) else tuple(self.mixer)
+
+    def memory_rule(self, mixer: str | None = None) -> MemoryRule:
+        """The rule by which the memories of one mixer are written.
+
+        Args:
+            mixer: A mixer with memories; the first layer's if None.
+
+        Raises:
+            ValueError: For a combination that :class:`~nestlearn.memory.MemoryRule` refuses, and for
+                attention, which has no memories.
+        """
+        mixer = mixer or self.mixers[0]
+        rule = memory_rule(self, mixer)
+        if rule is None:
+            raise ValueError(f"mixer {mixer!r} has no memories")
+        return rule
 
     def cms_sizes(self) -> tuple[int, ...]:
         """Hidden units of each feed-forward block, fast to slow."""
@@ -150,7 +196,7 @@ class HopeConfig(PreTrainedConfig):
             raise ValueError(
                 f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}"
             )
-        if self.mixer == "attention" and (self.hidden_size // self.num_heads) % 2:
+        if set(self.mixers) & set(ATTENTIVE) and (self.hidden_size // self.num_heads) % 2:
             raise ValueError(
                 f"rotary positions need an even head width, got {self.hidden_size // self.num_heads}"
             )
@@ -168,21 +214,28 @@ class HopeConfig(PreTrainedConfig):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} must be finite and positive, got {value}")
-        if self.mixer not in MIXERS:
-            raise ValueError(f"mixer must be one of {', '.join(MIXERS)}, got {self.mixer!r}")
+        if self.erase_layers not in ("all", "input"):
+            raise ValueError(f"erase_layers must be all or input, got {self.erase_layers!r}")
         if self.cms_variant not in CMS_VARIANTS:
             raise ValueError(
                 f"cms_variant must be one of {', '.join(CMS_VARIANTS)}, got {self.cms_variant!r}"
             )
-        if self.momentum:
-            raise ValueError("momentum=True is not built yet: the memories are written by Eq. 88, without it")
-        if self.projection_chunk_size not in (None, self.chunk_size):
+        memory_rule(self, "self_modifying")  # checked even where no layer reads it
+        for mixer in set(self.mixers):
+            memory_rule(self, mixer)
+
+    def _check_mixers(self) -> None:
+        for mixer in self.mixers:
+            if mixer not in MIXERS:
+                raise ValueError(f"mixer must be one of {', '.join(MIXERS)}, got {mixer!r}")
+        if len(self.mixers) != self.num_hidden_layers:
             raise ValueError(
-                f"projection_chunk_size {self.projection_chunk_size} differs from chunk_size "
-                f"{self.chunk_size}: one chunk size for all memories is what is built so far"
+                f"mixer names {len(self.mixers)} layers, num_hidden_layers is {self.num_hidden_layers}"
             )
-        self._written_rule()  # checked even where the mixer does not read it
-        self.memory_rule()
+        if self.window is not None and self.window < 1:
+            raise ValueError(f"window must be at least 1 or None, got {self.window}")
+        if self.persistent_tokens < 0:
+            raise ValueError(f"persistent_tokens must be 0 (none) or more, got {self.persistent_tokens}")
 
     def _check_periods(self) -> None:
         if not self.cms_periods:

@@ -14,10 +14,9 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 
 from nestlearn.layers import (
     Attention,
-    AttentionState,
     CausalConvolution,
     ContinuumMemory,
-    MixerState,
+    Mixer,
     SelfModifyingTitans,
 )
 from nestlearn.levels import Level
@@ -25,31 +24,36 @@ from nestlearn.models.hope.cache import HopeCache, LayerState
 from nestlearn.models.hope.configuration import HopeConfig
 
 
+def build_mixer(config: HopeConfig, mixer: str) -> Mixer:
+    """One layer's mixer, by its name."""
+    d, heads = config.hidden_size, config.num_heads
+    if mixer == "attention":
+        return Attention(d, heads, conv_size=config.conv_size, rope_theta=config.rope_theta)
+    return SelfModifyingTitans(
+        d,
+        heads,
+        config.memory_rule(mixer),
+        memory_expansion=config.memory_expansion,
+        conv_size=config.conv_size,
+        eps=config.rms_norm_eps,
+    )
+
+
 class HopeBlock(nn.Module):
     """One layer: ``x + mixer(norm(x))``, then the Continuum Memory System.
 
     Args:
         config: The model's configuration.
+        mixer: Name of this layer's mixer.
 
     Shapes: ``[B, T, d]`` in and out.
     """
 
-    def __init__(self, config: HopeConfig) -> None:
+    def __init__(self, config: HopeConfig, mixer: str) -> None:
         super().__init__()
-        d, heads = config.hidden_size, config.num_heads
+        d = config.hidden_size
         self.norm = nn.RMSNorm(d, eps=config.rms_norm_eps)
-        self.mixer: Attention | SelfModifyingTitans
-        if config.mixer == "attention":
-            self.mixer = Attention(d, heads, conv_size=config.conv_size, rope_theta=config.rope_theta)
-        else:
-            self.mixer = SelfModifyingTitans(
-                d,
-                heads,
-                config.memory_rule(),
-                memory_expansion=config.memory_expansion,
-                conv_size=config.conv_size,
-                eps=config.rms_norm_eps,
-            )
+        self.mixer = build_mixer(config, mixer)
         self.cms = ContinuumMemory(d, config.cms_sizes(), config.cms_variant, config.rms_norm_eps)
 
     def forward(self, x: Tensor, state: LayerState | None = None) -> tuple[Tensor, LayerState]:
@@ -65,7 +69,7 @@ class HopePreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     _no_split_modules = ("HopeBlock",)
     _is_stateful = True  # a memory cannot be cropped, so assisted generation needs snapshots
-    supports_gradient_checkpointing = False
+    supports_gradient_checkpointing = True
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -76,7 +80,7 @@ class HopePreTrainedModel(PreTrainedModel):
             nn.init.normal_(module.weight, std=self.config.initializer_range)
         elif isinstance(module, nn.RMSNorm):
             nn.init.ones_(module.weight)
-        elif isinstance(module, Attention | SelfModifyingTitans | CausalConvolution | ContinuumMemory):
+        elif isinstance(module, Mixer | CausalConvolution | ContinuumMemory):
             module.reset_parameters()
 
     @classmethod
@@ -94,8 +98,9 @@ class HopeModel(HopePreTrainedModel):
     def __init__(self, config: HopeConfig) -> None:
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(HopeBlock(config) for _ in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(HopeBlock(config, mixer) for mixer in config.mixers)
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.gradient_checkpointing = False
         self.post_init()
 
     def forward(
@@ -139,7 +144,10 @@ class HopeModel(HopePreTrainedModel):
         states = self._states(cache)
         after = []
         for layer, state in zip(self.layers, states, strict=True):
-            x, new = layer(x, state)
+            if self.gradient_checkpointing and self.training:
+                x, new = self._gradient_checkpointing_func(layer, x, state)
+            else:
+                x, new = layer(x, state)
             after.append(new)
         if cache is not None:
             cache.layers, cache.seen_tokens = after, cache.seen_tokens + x.shape[1]
@@ -149,11 +157,15 @@ class HopeModel(HopePreTrainedModel):
         """The cache's states, checked against this model; None for each layer at the start of a sequence."""
         if cache is None or not cache.layers:
             return [None] * len(self.layers)
-        kind = AttentionState if self.config.mixer == "attention" else MixerState
-        if len(cache.layers) != len(self.layers) or not all(isinstance(s, kind) for s in cache.layers):
+        if len(cache.layers) != len(self.layers) or not all(
+            isinstance(state, layer.mixer.state_type)
+            for state, layer in zip(cache.layers, self.layers, strict=False)
+        ):
+            kinds = ", ".join(layer.mixer.state_type.__name__ for layer in self.layers)
             raise ValueError(
-                f"past_key_values has {len(cache.layers)} layers of {type(cache.layers[0]).__name__}, this "
-                f"model {len(self.layers)} of {kind.__name__}: a cache belongs to one model"
+                f"past_key_values has {len(cache.layers)} layers "
+                f"({', '.join(type(state).__name__ for state in cache.layers)}), this model {len(self.layers)} "
+                f"({kinds}): a cache belongs to one model"
             )
         return list(cache.layers)
 

@@ -1,0 +1,59 @@
+"""What all sequence mixers share: projections, short convolution, output gate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nestlearn.layers.convolution import CausalConvolution
+
+
+class Mixer(nn.Module):
+    """Projections of the residual stream to keys, values and queries by heads, and of the result back.
+
+    Args:
+        hidden_size: Width d of the residual stream.
+        num_heads: Heads H, each of width e = d / H.
+        conv_size: Width of the causal convolutions behind the projections; 0 for none.
+
+    Raises:
+        ValueError: If the heads do not divide the width.
+    """
+
+    #: Type of the state between pieces of a sequence.
+    state_type: type[tuple[Any, ...]]
+
+    def __init__(self, hidden_size: int, num_heads: int, conv_size: int) -> None:
+        super().__init__()
+        if hidden_size % num_heads:
+            raise ValueError(f"hidden_size {hidden_size} is not a multiple of num_heads {num_heads}")
+        self.num_heads = num_heads
+        self.key_proj = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.value_proj = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.query_proj = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.gate_proj = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.out_proj = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.convolution = CausalConvolution(3 * hidden_size, conv_size)
+
+    def reset_parameters(self) -> None:
+        """Initial values of what is no submodule; nothing here."""
+
+    def streams(self, x: Tensor, tail: Tensor | None) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+        """Keys, values and queries of a piece, each ``[B, H, T, e]``, and the convolution's new tail.
+
+        Args:
+            x: ``[B, T, d]``.
+            tail: The convolution's state, or None at the start of a sequence.
+        """
+        projected = torch.cat([self.key_proj(x), self.value_proj(x), self.query_proj(x)], dim=-1)
+        mixed, tail = self.convolution(projected, tail)
+        key, value, query = mixed.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        return (key, value, query), tail
+
+    def finish(self, y: Tensor, x: Tensor) -> Tensor:
+        """Reads ``[B, H, T, e]`` gated by the input ``[B, T, d]`` and projected back to it."""
+        out: Tensor = self.out_proj(y.transpose(1, 2).reshape(x.shape) * F.silu(self.gate_proj(x)))
+        return out

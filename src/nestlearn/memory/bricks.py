@@ -1,0 +1,194 @@
+"""Differentiable bricks of the chunk form with derivatives by hand.
+
+Composed of single operations each would keep several tensors of its input's size for the backward pass and
+touch memory three times as often; the products in between are few. Tokens are columns: tensors are
+``[..., channels, C]``. All are checked by ``gradcheck``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from nestlearn.memory.functional import (
+    UNIT_EPS,
+    activate,
+    activation_curvature,
+    activation_derivative,
+    unit,
+)
+from nestlearn.memory.rule import Activation
+
+#: Influences between two tokens below this are dropped: far beneath the precision of sums with the token's own
+#: influence, which is one, they would only become denormal numbers, with which products are many times slower.
+NEGLIGIBLE = 1e-18
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Inner products of columns, ``[..., 1, C]``."""
+    return (a * b).sum(-2, keepdim=True)
+
+
+def _shorten_backward(y: Tensor, scale: Tensor, gradient: Tensor) -> Tensor:
+    """Gradient by ``x`` of ``y = x / sqrt(eps + |x|^2)``; ``scale`` is the inverse root."""
+    return torch.addcmul(gradient, y, _dot(y, gradient), value=-1).mul_(scale)
+
+
+class _Unit(Function):
+    """``x / sqrt(eps + |x|^2)`` by columns."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
+        scale = torch.rsqrt(_dot(x, x) + eps)
+        y = x * scale
+        ctx.save_for_backward(y, scale)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        y, scale = ctx.saved_tensors
+        return _shorten_backward(y, scale, gradient), None
+
+
+class _Features(Function):
+    """``unit(sigma(a), 1)`` where only the features are needed."""
+
+    @staticmethod
+    def forward(ctx: Any, linear: Tensor, kind: Activation) -> Tensor:
+        s = activate(linear, kind)
+        scale = torch.rsqrt(_dot(s, s) + 1.0)
+        phi = s.mul_(scale)
+        ctx.save_for_backward(linear, phi, scale)
+        ctx.kind = kind
+        return phi
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        linear, phi, scale = ctx.saved_tensors
+        return _activation_backward(linear, _shorten_backward(phi, scale, gradient), ctx.kind), None
+
+
+class _FeaturesWithSlope(Function):
+    """``unit(sigma(a), 1)``, its scale and ``sigma'(a)``, from one evaluation of the activation."""
+
+    @staticmethod
+    def forward(ctx: Any, linear: Tensor, kind: Activation) -> tuple[Tensor, Tensor, Tensor]:
+        s, slope = _activate_with_slope(linear, kind)
+        scale = torch.rsqrt(_dot(s, s) + 1.0)
+        phi = s.mul_(scale)
+        ctx.save_for_backward(linear, phi, scale, slope)
+        ctx.kind = kind
+        return phi, scale, slope
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, by_phi: Tensor, by_scale: Tensor, by_slope: Tensor) -> tuple[Tensor, None]:
+        linear, phi, scale, slope = ctx.saved_tensors
+        # d scale / d s = -scale^2 phi
+        along = _dot(phi, by_phi).add_(by_scale * scale)
+        by_s = torch.addcmul(by_phi, phi, along, value=-1).mul_(scale)
+        curvature = activation_curvature(linear, ctx.kind)
+        return torch.addcmul(by_s.mul_(slope), by_slope, curvature), None
+
+
+class _FeaturesBackward(Function):
+    """``scale (g - phi <phi, g>) sigma'``: the gradient of an inner loss through the features."""
+
+    @staticmethod
+    def forward(ctx: Any, phi: Tensor, scale: Tensor, slope: Tensor, g: Tensor) -> Tensor:
+        along = _dot(phi, g)
+        ctx.save_for_backward(phi, scale, slope, g, along)
+        return torch.addcmul(g, phi, along, value=-1).mul_(scale).mul_(slope)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        phi, scale, slope, g, along = ctx.saved_tensors
+        inner = torch.addcmul(g, phi, along, value=-1)  # before the scale and the slope
+        by_inner = gradient * slope
+        by_scale = _dot(by_inner, inner)
+        by_slope = inner.mul_(scale).mul_(gradient)
+        by_inner.mul_(scale)
+        turned = _dot(phi, by_inner)
+        by_phi = (by_inner * along).addcmul_(g, turned).neg_()
+        by_g = by_inner.addcmul_(phi, turned, value=-1)
+        return by_phi, by_scale, by_slope, by_g
+
+
+class _Solve(Function):
+    """``R (I + L)^{-1}`` for strictly upper triangular ``L [..., C, C]`` and rows ``R [..., o, C]``.
+
+    The inverse serves the forward and the backward pass, and a product is faster than a solve.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, upper: Tensor, right: Tensor) -> Tensor:
+        eye = torch.eye(upper.shape[-1], dtype=upper.dtype, device=upper.device).expand_as(upper)
+        inverse = torch.linalg.solve_triangular(upper, eye, upper=True, unitriangular=True)
+        inverse = F.hardshrink(inverse, NEGLIGIBLE)
+        solution = right @ inverse
+        ctx.save_for_backward(inverse, solution)
+        return solution
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        inverse, solution = ctx.saved_tensors
+        by_right = gradient @ inverse.mT
+        return (solution.mT @ by_right).triu_(1).neg_(), by_right
+
+
+def _activation_backward(linear: Tensor, gradient: Tensor, kind: Activation) -> Tensor:
+    if kind == "silu":
+        return torch.ops.aten.silu_backward(gradient, linear)
+    if kind == "gelu":
+        return torch.ops.aten.gelu_backward(gradient, linear, approximate="tanh")
+    return gradient * activation_derivative(linear, kind)
+
+
+def _activate_with_slope(linear: Tensor, kind: Activation) -> tuple[Tensor, Tensor]:
+    if kind == "silu":
+        p = torch.sigmoid(linear)
+        s = linear * p
+        return s, torch.addcmul(s, p, 1.0 - s)  # s + p (1 - s)
+    return activate(linear, kind), activation_derivative(linear, kind)
+
+
+def unit_columns(x: Tensor) -> Tensor:
+    """:func:`nestlearn.memory.functional.unit` of every column."""
+    y: Tensor = _Unit.apply(x, UNIT_EPS)
+    return y
+
+
+def features(linear: Tensor, kind: Activation) -> Tensor:
+    """Bounded features of every column of ``W2 Z``, ``[..., h, C]``."""
+    phi: Tensor = _Features.apply(linear, kind)
+    return phi
+
+
+def features_with_slope(linear: Tensor, kind: Activation) -> tuple[Tensor, Tensor, Tensor]:
+    """Bounded features, their scale ``[..., 1, C]`` and ``sigma'(linear)``."""
+    phi, scale, slope = _FeaturesWithSlope.apply(linear, kind)
+    return phi, scale, slope
+
+
+def features_backward(phi: Tensor, scale: Tensor, slope: Tensor, gradient: Tensor) -> Tensor:
+    """Gradient by ``linear`` from the gradient by the features."""
+    back: Tensor = _FeaturesBackward.apply(phi, scale, slope, gradient)
+    return back
+
+
+def solve(upper: Tensor, right: Tensor) -> Tensor:
+    """``R (I + L)^{-1}``; of ``L`` only the entries above the diagonal are read."""
+    solution: Tensor = _Solve.apply(upper, right)
+    return solution
+
+
+__all__ = ["features", "features_backward", "features_with_slope", "solve", "unit", "unit_columns"]
