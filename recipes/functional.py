@@ -59,8 +59,8 @@ def recall(pairs: int) -> MultiQueryRecall:
 
 
 def copying(symbols: int) -> Copying:
-    """So few symbols that a pair of them says little about where it stood."""
-    return Copying(symbols=symbols, vocab=16)
+    """Sixteen fillers, some before the sequence, so that it has to be found again by what it holds."""
+    return Copying(symbols=symbols, vocab=64, delay=16)
 
 
 PROBLEMS: Mapping[str, Problem] = {
@@ -78,7 +78,7 @@ PROBLEMS: Mapping[str, Problem] = {
     ),
     "copying": Problem(
         tuple(map(copying, (4, 8, 16, 32))),
-        {f"{symbols}": copying(symbols) for symbols in (32, 64, 128)},
+        {f"{symbols} symbols": copying(symbols) for symbols in (32, 64, 128)},
         STEPS,
         TOKENS,
     ),

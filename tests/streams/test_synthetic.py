@@ -83,8 +83,9 @@ def solve_parity(task: Parity, tokens: list[int]) -> Iterator[int]:
 
 def solve_copying(task: Copying, tokens: list[int]) -> Iterator[int]:
     marker = tokens.index(1)
+    text = [token for token in tokens[:marker] if token]
     for place in range(len(tokens)):
-        yield tokens[place - marker] if place >= marker else IGNORED
+        yield text[place - marker] if place >= marker else IGNORED
 
 
 SOLVERS: dict[type[Task], Callable[..., Iterator[int]]] = {
@@ -213,6 +214,14 @@ def test_the_phases_of_a_cipher_by_hand():
             assert phases[place] == (-1 if seen == 0 else min(seen, 2) if changed else 0)
             assert phases[place + 1] == -1
             counts[pair] = seen + 1
+
+
+def test_a_copied_sequence_starts_anywhere_in_the_delay():
+    input_ids, _ = Copying(symbols=2, vocab=4, delay=3).sample(400, seeded())
+    starts = (input_ids > 1).int().argmax(dim=1)
+    assert torch.bincount(starts).tolist() == pytest.approx([100] * 4, abs=45)
+    assert ((input_ids[:, :5] > 1).sum(dim=1) == 2).all()
+    assert (input_ids[:, 5] == 1).all()
 
 
 def test_parity_is_a_tracked_permutation_of_two():

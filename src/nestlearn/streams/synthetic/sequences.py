@@ -111,13 +111,15 @@ def products(degree: int) -> Tensor:
 class Copying(Task):
     """Copy a sequence after a marker: ``s1 ... sn``, fillers, marker, ``s1 ... s(n-1)``.
 
-    Asked from the marker on is the next symbol, as of a language model that writes the copy. Token 0 is the
-    filler, 1 the marker, then come the symbols.
+    Asked from the marker on is the next symbol, as of a language model that writes the copy. A random part of
+    the fillers comes before the sequence, so that the distance to the copy is another in every sequence:
+    attention with rotary positions learns a distance that is always the same by heart, and no other. Token 0
+    is the filler, 1 the marker, then come the symbols.
 
     Args:
         symbols: Symbols n to copy.
         vocab: Different symbols that there are.
-        delay: Fillers before the marker.
+        delay: Fillers before the sequence and the marker together.
 
     Raises:
         ValueError: A value that is no whole number or out of its range.
@@ -151,8 +153,9 @@ class Copying(Task):
         """Draw a batch; see :meth:`Task.draw`."""
         at_least(1, batch=batch)
         text = 2 + torch.randint(self.vocab, (batch, self.symbols), generator=generator)
-        delay = text.new_zeros(batch, self.delay)
-        input_ids = torch.cat([text, delay, torch.ones_like(text[:, :1]), text[:, :-1]], dim=1)
-        nothing = text.new_full((batch, self.symbols + self.delay), IGNORED)
-        targets = torch.cat([nothing, text], dim=1)
+        start = torch.randint(self.delay + 1, (batch, 1), generator=generator)
+        places = start + torch.arange(self.symbols)  # [B, n]
+        before = text.new_zeros(batch, self.symbols + self.delay).scatter_(1, places, text)
+        input_ids = torch.cat([before, torch.ones_like(text[:, :1]), text[:, :-1]], dim=1)
+        targets = torch.cat([torch.full_like(before, IGNORED), text], dim=1)
         return Batch(input_ids, targets, asked(targets))
