@@ -55,7 +55,8 @@ def _block(axes: Any, left: float, task: str, names: list[str], rows: list[dict[
     axes.text(centre, 18, task, ha="center", va="center", color=ink, fontweight="bold", fontsize=FONT - 2)
     for column, name in enumerate(names):
         x = left + column * CELL[0]
-        axes.text(x + CELL[0] / 2, 44, name, ha="center", va="center", color=muted, fontsize=FONT - 3)
+        text = name.replace(" ", "\n")
+        axes.text(x + CELL[0] / 2, 44, text, ha="center", va="center", color=muted, fontsize=FONT - 3)
         for row, entry in enumerate(rows):
             if entry is not None:
                 _cell(axes, x, MARGINS[3] + row * CELL[1], entry["accuracy"][name])

@@ -78,7 +78,7 @@ PROBLEMS: Mapping[str, Problem] = {
     ),
     "copying": Problem(
         tuple(map(copying, (4, 8, 16, 32))),
-        {f"{symbols} symbols": copying(symbols) for symbols in (32, 64, 128)},
+        {f"{symbols} symbols": copying(symbols) for symbols in (8, 16, 32, 64)},
         STEPS,
         TOKENS,
     ),

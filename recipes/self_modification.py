@@ -77,8 +77,8 @@ PROBLEMS: Mapping[str, Problem] = {
         TOKENS,
     ),
     "permutations": Problem(
-        tuple(map(permutations, (4, 8, 16, 32))),
-        {f"{length}": permutations(length) for length in (32, 96, 256)},
+        tuple(map(permutations, (2, 4, 8, 16))),
+        {f"{length}": permutations(length) for length in (8, 16, 32, 64)},
         STEPS,
         TOKENS,
     ),
