@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -84,7 +85,7 @@ class Run:
     shape: Mapping[str, Any] = field(default_factory=lambda: dict(SHAPE))
 
     def settings(self) -> dict[str, Any]:
-        """Everything that decides the result, for JSON."""
+        """Everything that decides the result but the code, for JSON."""
         problem = self.problem
         described = {
             "curriculum": [_described(task) for task in problem.curriculum],
@@ -93,9 +94,12 @@ class Run:
             "tokens": problem.tokens,
         }
         whole = {**asdict(replace(self, problem=None)), "problem": described}  # type: ignore[arg-type]
+        config = self.config()
+        # In full, so that a default that changes makes another run of it.
+        whole["config"] = {name: getattr(config, name) for name in sorted(HopeConfig.__annotations__)}
         return json.loads(json.dumps(whole))  # type: ignore[no-any-return]
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Hash of the settings, under which the result is kept."""
         return hashlib.sha256(json.dumps(self.settings(), sort_keys=True).encode()).hexdigest()[:16]

@@ -24,6 +24,8 @@ _stop: Any = None  # in a worker process: the event that asks it to stop
 class Store:
     """A JSON file with the record of every finished run, by the hash of its settings.
 
+    The hash does not know the code: after a change of what a mixer computes, its runs have to be taken out.
+
     Args:
         path: The file; it is made with the first record.
 

@@ -235,9 +235,10 @@ def _main(
     if not seeds >= 1:
         raise ValueError(f"Invalid seeds: {seeds}. Must be at least 1.")
     names = by_name(mixers, suite.mixers, "mixer")
-    missing = [name for name in names if name not in suite.available()]
+    available = suite.available()
+    missing = [name for name in names if name not in available]
     if mixers is None:
-        names = suite.available()
+        names = available
         if missing:
             console.print(f"left out, as the model does not have them: {', '.join(missing)}", highlight=False)
     elif missing:

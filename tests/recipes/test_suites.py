@@ -56,6 +56,8 @@ def test_a_record_is_reproducible_and_says_what_it_is_of():
     assert first["accuracy"]["9"]["chance"] == 0.5
     assert first["settings"]["problem"]["curriculum"][1] == {"task": "Parity", "length": 4}
     assert first["settings"]["fields"] == {"mixer": "attention"}
+    assert first["settings"]["config"]["hidden_size"] == 16
+    assert first["settings"]["config"]["conv_size"] == 4  # a default
     assert not first["diverged"]
     assert first["cpu_seconds"] >= first["training_seconds"] > 0
     json.dumps(first)
@@ -126,14 +128,18 @@ def test_finished_runs_are_not_done_again(tmp_path, monkeypatch):
     assert complete(runs, again, workers=0, on_done=lambda *_: pytest.fail("was done already")) == {}
 
 
-def test_a_failed_run_does_not_stop_the_others(tmp_path):
+def test_a_failed_run_does_not_stop_the_others(tmp_path, monkeypatch):
+    def odd(one):
+        if one.seed == 0:
+            raise RuntimeError("odd")
+        return execute(one)
+
+    monkeypatch.setattr("recipes._store.execute", odd)
     store = Store(tmp_path / "made.json")
-    runs = [run(fields={"mixer": "odd"}, mixer="odd"), run()]
-    failures = complete(runs, store, workers=0, on_done=lambda *_: None)
-    assert list(failures) == ["odd on parity, seed 0"]
-    assert "mixer must be" in failures["odd on parity, seed 0"]
-    assert run() in store
-    assert runs[0] not in store
+    failures = complete([run(), run(seed=1)], store, workers=0, on_done=lambda *_: None)
+    assert failures == {"attention on parity, seed 0": "RuntimeError: odd"}
+    assert run(seed=1) in store
+    assert run() not in store
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"runs": 3}'])
@@ -215,6 +221,7 @@ def test_the_recipes_own_entries(recipe):
         assert max(lengths) > trained
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_is_done(tmp_path):
     """In processes: one short run is kept, one that would take hours is stopped."""
     path = tmp_path / "made.json"
