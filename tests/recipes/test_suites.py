@@ -226,11 +226,11 @@ def test_ctrl_c_keeps_what_is_done(tmp_path):
     """In processes: one short run is kept, one that would take hours is stopped."""
     path = tmp_path / "made.json"
     code = f"""
-from dataclasses import replace
-from pathlib import Path
-from tests.recipes.test_suites import PARITY, run
-from recipes._store import Store, complete
 if __name__ == "__main__":
+    from dataclasses import replace
+    from pathlib import Path
+    from tests.recipes.test_suites import PARITY, run
+    from recipes._store import Store, complete
     runs = [run(), run(problem=replace(PARITY, steps=10**7))]
     complete(runs, Store(Path({str(path)!r})), workers=1, on_done=lambda *_: print("done", flush=True))
 """
