@@ -1,0 +1,155 @@
+"""Results that are kept run by run, and the processes that make them."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nestlearn.reporting.files import write_atomically
+from recipes._runs import Run, execute
+
+Record = dict[str, Any]
+Waiting = dict[Future[Record], Run]
+
+_stop: Any = None  # in a worker process: the event that asks it to stop
+
+
+class Store:
+    """A JSON file with the record of every finished run, by the hash of its settings.
+
+    The hash does not know the code: after a change of what a mixer computes, its runs have to be taken out.
+
+    Args:
+        path: The file; it is made with the first record.
+
+    Raises:
+        ValueError: The file is there and is not of this kind.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.records: dict[str, Record] = {}
+        self.summary: Any = None
+        if path.exists():
+            try:
+                held = json.loads(path.read_text(encoding="utf-8"))
+                self.records, self.summary = dict(held["runs"]), held.get("summary")
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(
+                    f"{path} is not a file of finished runs: choose another result, or move it away"
+                ) from error
+
+    def __contains__(self, run: Run) -> bool:
+        return run.key in self.records
+
+    def __getitem__(self, run: Run) -> Record:
+        return self.records[run.key]
+
+    def add(self, run: Run, record: Record) -> None:
+        """Keep a record, on disk before this returns."""
+        self.records[run.key] = record
+        self.write()
+
+    def write(self) -> None:
+        """Write the file whole or not at all."""
+        content = {"summary": self.summary, "runs": self.records}
+        write_atomically(self.path, json.dumps(content, indent=1) + "\n")
+
+
+def complete(
+    runs: Iterable[Run], store: Store, *, workers: int, on_done: Callable[[Run, Record], None]
+) -> dict[str, str]:
+    """Do the runs that the store does not have.
+
+    Args:
+        runs: The runs.
+        store: Where each record goes as soon as it is there.
+        workers: Processes of one thread each; 0 does the runs here.
+        on_done: Called after every finished run.
+
+    Returns:
+        What went wrong, by the name of the run; the other runs were done.
+
+    Raises:
+        ValueError: ``workers`` below 0.
+        KeyboardInterrupt: After the workers have stopped; what was finished is kept.
+    """
+    if not workers >= 0:
+        raise ValueError(f"Invalid workers: {workers}. Must not be negative.")
+    missing = {run.key: run for run in runs if run not in store}.values()
+    failures: dict[str, str] = {}
+
+    def keep(run: Run, result: Callable[[], Record]) -> None:
+        try:
+            record = result()
+        except Exception as error:
+            failures[f"{run.mixer} on {run.task}, seed {run.seed}"] = f"{type(error).__name__}: {error}"
+            return
+        store.add(run, record)
+        on_done(run, record)
+
+    if workers == 0:
+        for run in missing:
+            keep(run, lambda run=run: execute(run))  # type: ignore[misc]
+    elif missing:
+        _in_processes(missing, workers, keep)
+    return failures
+
+
+def _in_processes(
+    runs: Iterable[Run], workers: int, keep: Callable[[Run, Callable[[], Record]], None]
+) -> None:
+    context = multiprocessing.get_context("spawn")
+    stop = context.Event()
+    with ProcessPoolExecutor(workers, context, initializer=_prepare, initargs=(stop,)) as pool:
+        try:
+            waiting = _submit(pool, runs)
+            for future in as_completed(waiting):
+                keep(waiting[future], future.result)
+        except BaseException:
+            stop.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _submit(pool: ProcessPoolExecutor, runs: Iterable[Run]) -> Waiting:
+    """Start the processes, deaf to Ctrl-C from their first moment, and give them the runs."""
+    heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        return {pool.submit(_work, run): run for run in runs}
+    finally:
+        signal.signal(signal.SIGINT, heard)
+
+
+def _prepare(stop: Any) -> None:
+    """Once in every worker process."""
+    global _stop  # noqa: PLW0603
+    _stop = stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+
+
+def _work(run: Run) -> Record:
+    return execute(run, _stop.is_set)
+
+
+def by_name(names: str | None, table: Mapping[str, Any], kind: str) -> list[str]:
+    """Names of a table's entries out of a list with commas; None for all.
+
+    Raises:
+        ValueError: A name that the table does not have, or none at all.
+    """
+    if names is None:
+        return list(table)
+    chosen = [name.strip() for name in names.split(",") if name.strip()]
+    unknown = [name for name in chosen if name not in table]
+    if unknown or not chosen:
+        raise ValueError(f"no {kind} {', '.join(unknown) or repr(names)}: there are {', '.join(table)}")
+    return chosen

@@ -1,0 +1,96 @@
+"""Where it pays that a memory's projections write themselves: contexts in which the rule changes.
+
+Hope as it is, Hope with frozen projections, and three that never had any that change: on recall over sixteen
+times the trained context, on a cipher that changes unannounced, on keys that are overwritten, and on
+permutations that are multiplied. Writes ``results/self_modification.json`` after every run, and
+``docs/figures/self_modification.svg``.
+
+    python -m recipes.self_modification                # finished runs are kept
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from nestlearn.streams.synthetic import (
+    MultiQueryRecall,
+    OverwritingRecall,
+    PermutationTracking,
+    SwitchingCipher,
+)
+from recipes._runs import Problem
+from recipes._suite import Suite, command
+from recipes.functional import MIXERS as ALL_MIXERS
+from recipes.functional import STEPS, TOKENS
+
+MIXERS: Mapping[str, Mapping[str, Any]] = {
+    name: ALL_MIXERS[name] for name in ("Hope (mlp)", "Hope (frozen)", "titans", "gated_delta", "attention")
+}
+
+
+def gap(fillers: int) -> MultiQueryRecall:
+    """Eight pairs, and their keys somewhere among fillers: 64 tokens with 40 of them, 1024 with 1000."""
+    return MultiQueryRecall(pairs=8, keys=32, values=32, gap=fillers)
+
+
+def overwriting(writes: int) -> OverwritingRecall:
+    """Eight keys that are each written ``writes`` times: 72 tokens with 4, 1032 with 64."""
+    return OverwritingRecall(pairs=8, writes=writes, keys=32, values=32)
+
+
+def cipher(pairs: int) -> SwitchingCipher:
+    """Eight symbols with one of eight labels."""
+    return SwitchingCipher(pairs=pairs, symbols=8, labels=8)
+
+
+def permutations(length: int) -> PermutationTracking:
+    """Permutations of three things."""
+    return PermutationTracking(degree=3, length=length)
+
+
+PROBLEMS: Mapping[str, Problem] = {
+    "long recall": Problem(
+        tuple(map(gap, (0, 16, 40))),
+        {f"{gap(fillers).length}": gap(fillers) for fillers in (40, 232, 1000)},
+        STEPS,
+        TOKENS,
+    ),
+    "overwriting": Problem(
+        tuple(map(overwriting, (1, 2, 4))),
+        {f"{writes} writes": overwriting(writes) for writes in (4, 16, 64)},
+        STEPS,
+        TOKENS,
+    ),
+    "cipher": Problem(
+        tuple(map(cipher, (16, 32, 64))),
+        {f"{pairs} pairs": cipher(pairs) for pairs in (64, 256)},
+        STEPS,
+        TOKENS,
+    ),
+    "permutations": Problem(
+        tuple(map(permutations, (2, 4, 8, 16))),
+        {f"{length}": permutations(length) for length in (8, 16, 32, 64)},
+        STEPS,
+        TOKENS,
+    ),
+}
+
+SUITE = Suite(
+    "Where self-modification pays",
+    MIXERS,
+    PROBLEMS,
+    Path("results/self_modification.json"),
+    Path("docs/figures/self_modification.svg"),
+)
+
+if __name__ == "__main__":
+    typer.run(command(SUITE))
