@@ -41,6 +41,9 @@ def main() -> None:
     os.dup2(2, 1)
     warnings.simplefilter("ignore")  # other packages'
     torch.set_num_threads(1)
+    torch.set_flush_denormal(
+        True
+    )  # nested-learning's memories decay to such numbers, which cost it half its speed
     worker = Worker()
     for line in sys.stdin:
         command = json.loads(line)
