@@ -3,13 +3,14 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PEERS := .venv-peers
 READY := $(VENV)/.ready
 # Spinning OpenMP threads starve each other where processes run side by side.
 export OMP_WAIT_POLICY := PASSIVE
 OUT ?= out/demo
 JOBS ?= 2
 
-.PHONY: help demo quick test lint types unit data bench seeds tune ablate clean
+.PHONY: help demo quick test lint types unit data bench peers seeds tune ablate clean
 
 help:  ## What there is to make
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -54,6 +55,18 @@ unit: $(READY)  ## Tests, two processes of one thread each
 bench: $(READY)  ## Tokens per CPU-second of training and decoding
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.speed --result results/speed.json
 
+$(PEERS)/.ready: $(READY) benchmarks/peers.txt
+	@test -x $(PEERS)/bin/pip || $(BIN)/python -m venv $(PEERS)
+	@# What the project has, this finds too; pip adds only what is listed, and never a second PyTorch.
+	@there=$$($(PEERS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
+	  here=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
+	  echo "import site; site.addsitedir('$$here')" > "$$there/project.pth"
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r benchmarks/peers.txt
+	@touch $@
+
+peers: $(PEERS)/.ready  ## Speed, memory and decoding beside other packages, installed into .venv-peers (an hour)
+	OMP_NUM_THREADS=1 $(PEERS)/bin/python -m benchmarks.peers --result results/peers.json
+
 seeds: data  ## The demo with three seeds, into results/languages.json (half an hour)
 	$(BIN)/python -m recipes.languages
 	$(BIN)/python -m recipes.readme
@@ -65,4 +78,4 @@ ablate: data  ## What each part of the levels does, into results/ablate_language
 	$(BIN)/python -m recipes.ablate_languages
 
 clean:  ## Remove the environment and everything that was made
-	rm -rf $(VENV) out dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) out dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
