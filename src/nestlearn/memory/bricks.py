@@ -80,22 +80,30 @@ class _FeaturesWithSlope(Function):
 
     @staticmethod
     def forward(ctx: Any, linear: Tensor, kind: Activation) -> tuple[Tensor, Tensor, Tensor]:
-        s, slope = _activate_with_slope(linear, kind)
+        if kind == "silu":
+            saved = torch.sigmoid(linear)
+            s = linear * saved
+            slope = torch.addcmul(s + saved, s, saved, value=-1)
+        else:
+            saved, s, slope = linear, activate(linear, kind), activation_derivative(linear, kind)
         scale = torch.rsqrt(_dot(s, s) + 1.0)
         phi = s.mul_(scale)
-        ctx.save_for_backward(linear, phi, scale, slope)
+        ctx.save_for_backward(saved, phi, scale, slope)
         ctx.kind = kind
         return phi, scale, slope
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, by_phi: Tensor, by_scale: Tensor, by_slope: Tensor) -> tuple[Tensor, None]:
-        linear, phi, scale, slope = ctx.saved_tensors
+        saved, phi, scale, slope = ctx.saved_tensors
         # d scale / d s = -scale^2 phi
         along = _dot(phi, by_phi).add_(by_scale * scale)
         by_s = torch.addcmul(by_phi, phi, along, value=-1).mul_(scale)
-        curvature = activation_curvature(linear, ctx.kind)
-        return torch.addcmul(by_s.mul_(slope), by_slope, curvature), None
+        if ctx.kind == "silu":  # sigma'' = p + sigma' - 2 p sigma' with p = sigmoid(a)
+            curvature = torch.addcmul(saved + slope, saved, slope, value=-2)
+        else:
+            curvature = activation_curvature(saved, ctx.kind)
+        return by_s.mul_(slope).addcmul_(by_slope, curvature), None
 
 
 class _FeaturesBackward(Function):
@@ -231,14 +239,6 @@ def _activation_backward(linear: Tensor, gradient: Tensor, kind: Activation) -> 
     if kind == "gelu":
         return torch.ops.aten.gelu_backward(gradient, linear, approximate="tanh")
     return gradient * activation_derivative(linear, kind)
-
-
-def _activate_with_slope(linear: Tensor, kind: Activation) -> tuple[Tensor, Tensor]:
-    if kind == "silu":
-        p = torch.sigmoid(linear)
-        s = linear * p
-        return s, torch.addcmul(s, p, 1.0 - s)  # s + p (1 - s)
-    return activate(linear, kind), activation_derivative(linear, kind)
 
 
 def unit_columns(x: Tensor) -> Tensor:
