@@ -7,7 +7,7 @@ touch memory three times as often; the products in between are few. Tokens are c
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -24,8 +24,8 @@ from nestlearn.memory.functional import (
 )
 from nestlearn.memory.rule import Activation
 
-#: Influences between two tokens below this are dropped: far beneath the precision of sums with the token's own
-#: influence, which is one, they would only become denormal numbers, with which products are many times slower.
+#: Influences between two tokens below this are dropped. Far beneath the precision of sums with a token's own
+#: influence, which is one, they would only become denormal numbers, which make products many times slower.
 NEGLIGIBLE = 1e-18
 
 
@@ -235,39 +235,39 @@ def _like(x: Tensor, like: Tensor) -> Tensor:
 
 def _activation_backward(linear: Tensor, gradient: Tensor, kind: Activation) -> Tensor:
     if kind == "silu":
-        return torch.ops.aten.silu_backward(gradient, linear)
+        return cast(Tensor, torch.ops.aten.silu_backward(gradient, linear))
     if kind == "gelu":
-        return torch.ops.aten.gelu_backward(gradient, linear, approximate="tanh")
+        return cast(Tensor, torch.ops.aten.gelu_backward(gradient, linear, approximate="tanh"))
     return gradient * activation_derivative(linear, kind)
 
 
 def unit_columns(x: Tensor) -> Tensor:
     """:func:`nestlearn.memory.functional.unit` of every column."""
-    y: Tensor = _Unit.apply(x, UNIT_EPS)
+    y: Tensor = _Unit.apply(x, UNIT_EPS)  # type: ignore[no-untyped-call]
     return y
 
 
 def features(linear: Tensor, kind: Activation) -> Tensor:
     """Bounded features of every column of ``W2 Z``, ``[..., h, C]``."""
-    phi: Tensor = _Features.apply(linear, kind)
+    phi: Tensor = _Features.apply(linear, kind)  # type: ignore[no-untyped-call]
     return phi
 
 
 def features_with_slope(linear: Tensor, kind: Activation) -> tuple[Tensor, Tensor, Tensor]:
     """Bounded features, their scale ``[..., 1, C]`` and ``sigma'(linear)``."""
-    phi, scale, slope = _FeaturesWithSlope.apply(linear, kind)
+    phi, scale, slope = _FeaturesWithSlope.apply(linear, kind)  # type: ignore[no-untyped-call]
     return phi, scale, slope
 
 
 def features_backward(phi: Tensor, scale: Tensor, slope: Tensor, gradient: Tensor) -> Tensor:
     """Gradient by ``linear`` from the gradient by the features."""
-    back: Tensor = _FeaturesBackward.apply(phi, scale, slope, gradient)
+    back: Tensor = _FeaturesBackward.apply(phi, scale, slope, gradient)  # type: ignore[no-untyped-call]
     return back
 
 
 def solve(upper: Tensor, right: Tensor) -> Tensor:
     """``R (I + L)^{-1}``; of ``L`` only the entries above the diagonal are read."""
-    solution: Tensor = _Solve.apply(upper, right)
+    solution: Tensor = _Solve.apply(upper, right)  # type: ignore[no-untyped-call]
     return solution
 
 
@@ -287,7 +287,7 @@ def delta(
     Returns:
         ``u_t`` of every token ``[..., o, C]`` and the weight after the chunk.
     """
-    change, after = _Delta.apply(weight, keys, step, inclusive, until, outputs)
+    change, after = _Delta.apply(weight, keys, step, inclusive, until, outputs)  # type: ignore[no-untyped-call]
     return change, after
 
 

@@ -154,7 +154,7 @@ def check_inputs(
             if tuple(tensor.shape) != expected or tensor.dtype != dtype:
                 raise ValueError(
                     f"memory state has {name} {tuple(tensor.shape)} of {tensor.dtype} but this layer and "
-                    f"batch need {expected} of {dtype}: a state belongs to one configuration and one batch size"
+                    f"batch need {expected} of {dtype}: a state belongs to one configuration and one batch"
                 )
     largest = max(rule.chunk_sizes)
     position = state.position
