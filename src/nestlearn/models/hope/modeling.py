@@ -16,27 +16,39 @@ from nestlearn.layers import (
     Attention,
     CausalConvolution,
     ContinuumMemory,
+    MemoryAsContext,
+    MemoryAsGate,
+    MemoryAsLayer,
     Mixer,
     SelfModifyingTitans,
+    Softmax,
 )
 from nestlearn.levels import Level
 from nestlearn.models.hope.cache import HopeCache, LayerState
 from nestlearn.models.hope.configuration import HopeConfig
 
+_COMBINATIONS = {"titans_mac": MemoryAsContext, "titans_mag": MemoryAsGate, "titans_mal": MemoryAsLayer}
+
 
 def build_mixer(config: HopeConfig, mixer: str) -> Mixer:
     """One layer's mixer, by its name."""
     d, heads = config.hidden_size, config.num_heads
+    attention: dict[str, Any] = {
+        "window": config.window,
+        "persistent_tokens": config.persistent_tokens,
+        "rope_theta": config.rope_theta,
+    }
     if mixer == "attention":
-        return Attention(d, heads, conv_size=config.conv_size, rope_theta=config.rope_theta)
-    return SelfModifyingTitans(
-        d,
-        heads,
-        config.memory_rule(mixer),
-        memory_expansion=config.memory_expansion,
-        conv_size=config.conv_size,
-        eps=config.rms_norm_eps,
-    )
+        return Attention(d, heads, conv_size=config.conv_size, **attention)
+    memory: dict[str, Any] = {
+        "rule": config.memory_rule(mixer),
+        "memory_expansion": config.memory_expansion,
+        "conv_size": config.conv_size,
+        "eps": config.rms_norm_eps,
+    }
+    if mixer in _COMBINATIONS:
+        return _COMBINATIONS[mixer](d, heads, **memory, **attention)
+    return SelfModifyingTitans(d, heads, **memory)
 
 
 class HopeBlock(nn.Module):
@@ -80,7 +92,7 @@ class HopePreTrainedModel(PreTrainedModel):
             nn.init.normal_(module.weight, std=self.config.initializer_range)
         elif isinstance(module, nn.RMSNorm):
             nn.init.ones_(module.weight)
-        elif isinstance(module, Mixer | CausalConvolution | ContinuumMemory):
+        elif isinstance(module, Mixer | Softmax | CausalConvolution | ContinuumMemory):
             module.reset_parameters()
 
     @classmethod
