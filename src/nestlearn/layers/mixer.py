@@ -77,7 +77,8 @@ class Mixer(Projections):
 
 def by_heads(x: Tensor, num_heads: int) -> Tensor:
     """``[B, T, d]`` as ``[B, H, T, e]``."""
-    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+    heads: Tensor = x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+    return heads
 
 
 def joined(x: Tensor) -> Tensor:

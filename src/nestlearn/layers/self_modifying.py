@@ -13,7 +13,7 @@ from nestlearn.memory import MemoryParameters, MemoryRule, MemoryState, Streams,
 
 #: Write scale of the projection memories at the start; see docs/decisions.md.
 _PROJECTION_WRITE_SCALE = 0.1
-#: Gate biases at the start: half of the learning-rate range, a retention of 0.98 a token, half of the momentum.
+#: Gate biases at the start: half of the learning rate's range, retention 0.98 a token, half of the momentum.
 _GATE_BIAS = {"rate": 0.0, "retention": 4.0, "momentum": 0.0}
 
 

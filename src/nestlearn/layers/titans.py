@@ -1,7 +1,7 @@
 """Titans: long-term memory together with attention (Behrouz et al. 2025, arXiv 2501.00663, section 4).
 
-The three combinations have one output, ``(a * silu(W_g b)) W_o``. Persistent tokens are keys and values of the
-attention only: for a memory, its meta-learned initial state is what they are for attention.
+The three combinations have one output, ``W_o (a * silu(W_g b))``. Persistent tokens are keys and values of
+the attention only: for a memory, its meta-learned initial state is what they are for attention.
 """
 
 from __future__ import annotations
@@ -97,9 +97,9 @@ class MemoryAsGate(Combination):
     """Titans MAG: window attention and memory side by side, the memory gates the attention (Eq. 26 to 28).
 
     ``o = norm(Attention(x)) * silu(W_g norm(M(x)))``, where M is read after its write. The paper
-    normalises both with learned scales and leaves the non-linearity open; the linear map in front of it is the
-    one that gates all mixers here. Both branches have the same keys, values and queries, of which the paper
-    says nothing: the layer has as many projections as any other mixer.
+    normalises both with learned scales and leaves the non-linearity open; the linear map in front of it is
+    the one that gates all mixers here. Both branches have the same keys, values and queries, of which the
+    paper says nothing: the layer has as many projections as any other mixer.
 
     Args, shapes and errors are those of :class:`Combination`.
     """

@@ -1,4 +1,4 @@
-"""Titans MAC: what long-term memory recalls is context for attention, and memory learns what attention saw."""
+"""Titans MAC: what memory recalls is context for attention, and memory learns what attention saw."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from nestlearn.layers.mixer import by_heads, joined
 from nestlearn.layers.state import map_state
 from nestlearn.layers.titans import Combination
-from nestlearn.layers.window import band, recent
+from nestlearn.layers.window import band, behind, recent
 from nestlearn.memory import MemoryState, Streams, initial_state, unit
 from nestlearn.memory.functional import check_inputs, wide
 from nestlearn.memory.schedule import pieces
@@ -137,11 +137,8 @@ class MemoryAsContext(Combination):
         key = torch.stack([by_heads(attention.key_proj(h), self.num_heads), streams[0]], dim=2)
         value = torch.stack([by_heads(attention.value_proj(h), self.num_heads), streams[1]], dim=2)
         key, query = unit(key), softmax.scaled(streams[2])
-        left, length, size = int(position.max()), query.shape[2], segment.key.shape[3]
-        keys, values = (
-            torch.cat([old[..., size - left :, :], new], dim=-2)
-            for old, new in ((segment.key, key), (segment.value, value))
-        )
+        left, length = int(position.max()), query.shape[2]
+        keys, values = (behind(old, new, left) for old, new in ((segment.key, key), (segment.value, value)))
         mask = band(left, length, left + length, position, 1).to(query.device)
         y = softmax.attend(
             query,

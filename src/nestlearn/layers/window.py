@@ -64,9 +64,7 @@ def attend_window(
     count = -(-length // block)
     missing = count * block - length
     key, value = (
-        _blocks(
-            F.pad(torch.cat([old[:, :, old.shape[2] - left :], new], dim=2), (0, 0, 0, missing)), left, block
-        )
+        _blocks(F.pad(behind(old, new, left), (0, 0, 0, missing)), left, block)
         for old, new in ((state.key, key), (state.value, value))
     )
     query = _blocks(F.pad(softmax.scaled(query), (0, 0, 0, missing)), 0, block)
@@ -74,6 +72,11 @@ def attend_window(
     y = softmax.attend(query, softmax.turned(query, left), softmax.turned(key, 0), value, mask)
     y = y.unflatten(0, (-1, count)).transpose(1, 2).flatten(2, 3)
     return y[:, :, :length], after
+
+
+def behind(old: Tensor, new: Tensor, left: int) -> Tensor:
+    """``[..., T, e]`` behind the last ``left`` tokens of ``[..., S, e]``."""
+    return torch.cat([old[..., old.shape[-2] - left :, :], new], dim=-2)
 
 
 def recent(old: Tensor, new: Tensor) -> Tensor:
@@ -129,4 +132,4 @@ def _checked(state: Window | None, key: Tensor, window: int) -> Window:
     return state
 
 
-__all__ = ["Window", "attend_window", "band", "recent"]
+__all__ = ["Window", "attend_window", "band", "behind", "recent"]

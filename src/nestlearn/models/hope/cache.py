@@ -75,8 +75,8 @@ class HopeCache:
         Returns:
             A cache of batch size one for each sample; none before the first token.
         """
-        parts = [self.copy() for _ in self._ages()]
-        return [part._map(lambda t, i=i: t[i : i + 1].clone()) for i, part in enumerate(parts)]
+        rows = torch.arange(len(self._ages()))
+        return [self.copy().reorder_cache(row) for row in rows.split(1)]
 
     def save(self, path: Path | str) -> None:
         """Write the session to a file, whole or not at all; graphs are left out.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -169,15 +169,12 @@ class HopeModel(HopePreTrainedModel):
         """The cache's states, checked against this model; None for each layer at the start of a sequence."""
         if cache is None or not cache.layers:
             return [None] * len(self.layers)
-        if len(cache.layers) != len(self.layers) or not all(
-            isinstance(state, layer.mixer.state_type)
-            for state, layer in zip(cache.layers, self.layers, strict=False)
-        ):
-            kinds = ", ".join(layer.mixer.state_type.__name__ for layer in self.layers)
+        found = [type(state).__name__ for state in cache.layers]
+        needed = [cast(HopeBlock, layer).mixer.state_type.__name__ for layer in self.layers]
+        if found != needed:
             raise ValueError(
-                f"past_key_values has {len(cache.layers)} layers "
-                f"({', '.join(type(state).__name__ for state in cache.layers)}), this model {len(self.layers)} "
-                f"({kinds}): a cache belongs to one model"
+                f"past_key_values has {len(found)} layers ({', '.join(found)}), this model {len(needed)} "
+                f"({', '.join(needed)}): a cache belongs to one model"
             )
         return list(cache.layers)
 
