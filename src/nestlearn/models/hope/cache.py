@@ -75,14 +75,15 @@ class HopeCache:
         Returns:
             A cache of batch size one for each sample; none before the first token.
         """
-        rows = torch.arange(len(self._ages()))
-        return [self.copy().reorder_cache(row) for row in rows.split(1)]
+        samples = range(len(self._ages()))
+        return [self.copy().reorder_cache(torch.tensor([sample])) for sample in samples]
 
     def save(self, path: Path | str) -> None:
         """Write the session to a file, whole or not at all; graphs are left out.
 
         Args:
             path: A safetensors file with the rest as JSON in its header; its folder is made if needed.
+                What a session was told can be sensitive: only the owner may read the file.
         """
         seen = self.seen_tokens
         save_session(Path(path), self.layers, seen.tolist() if isinstance(seen, Tensor) else seen)
