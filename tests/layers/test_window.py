@@ -1,4 +1,4 @@
-"""Window attention and persistent tokens against an explicit mask, in pieces, and with samples of any ages."""
+"""Window attention and persistent tokens against an explicit mask, in pieces, and at any ages."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def test_persistent_values_are_read_where_nothing_else_matches() -> None:
 def test_wrong_settings_and_states_are_refused() -> None:
     with pytest.raises(ValueError, match="window must be at least 1 or None, got 0"):
         Attention(D, H, window=0)
-    with pytest.raises(ValueError, match="persistent_tokens must be 0 .none. or more, got -1"):
+    with pytest.raises(ValueError, match=r"persistent_tokens must be 0 .none. or more, got -1"):
         Attention(D, H, persistent_tokens=-1)
     _, state = layer(5)(inputs())
     with pytest.raises(ValueError, match=r"window state is \(2, 2, 4, 8\), .* \(2, 2, 2, 8\)"):

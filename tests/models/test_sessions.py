@@ -197,7 +197,7 @@ def test_full_attention_joins_sessions_of_one_length_only(changes: Changes) -> N
     logits = follow(model, HopeCache.join(caches), tokens)
     for row, got in zip(tokens, logits, strict=True):
         assert relative_error(model(row).logits[0, 5:], got) < 1e-5
-    with pytest.raises(ValueError, match="full attention keeps every token.* 5 and 9 tokens.* use a window"):
+    with pytest.raises(ValueError, match=r"full attention keeps every token.* 5 and 9 tokens.* use a window"):
         HopeCache.join([caches[0], after(model, random_tokens(1, 9))])
 
 
@@ -234,7 +234,7 @@ def test_a_damaged_file_is_refused(file: Path) -> None:
     whole = file.read_bytes()
     for content in (b"", whole[:5], whole[: len(whole) // 2], whole[:-1], whole + b"x", b"{}" * 100):
         file.write_bytes(content)
-        with pytest.raises(ValueError, match="session.safetensors is damaged or no session"):
+        with pytest.raises(ValueError, match=r"session.safetensors is damaged or no session"):
             HopeCache.load(file)
     file.write_bytes(whole[:-3] + bytes([whole[-3] ^ 1]) + whole[-2:])
     with pytest.raises(ValueError, match="its checksum is wrong"):

@@ -24,7 +24,7 @@ class HopeConfig(PreTrainedConfig):
     Hope-Attention          ``mixer="attention"``
     Transformer             ``mixer="attention", cms_periods=(n,)``: one feed-forward block per layer
     Samba-style hybrid      ``mixer=("self_modifying", "attention", ...), window=n``
-    Titans                  ``"titans"``, its memory alone; ``"titans_mac"``, ``"titans_mag"``, ``"titans_mal"``
+    Titans                  ``"titans"``, the memory; ``"titans_mac"``, ``"titans_mag"``, ``"titans_mal"``
     delta rule              ``"gated_delta"``; ``"delta"`` (DeltaNet)
     linear attention        ``"linear_attention"``; ``"retention"`` (RetNet)
     test-time training      ``"ttt_linear"``, ``"ttt_mlp"``
