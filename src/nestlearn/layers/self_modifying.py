@@ -82,7 +82,7 @@ class MemoryMixer(Mixer):
             nn.init.normal_(self.memory, std=0.1 / width**0.5)
         else:
             nn.init.normal_(self.memory_out, std=0.1 / self.memory_out.shape[-1] ** 0.5)
-            nn.init.normal_(self.memory_in, std=1.0 / width**0.5)
+            nn.init.normal_(self.memory_in)  # keys have length one: the hidden units are of order one
         for i, name in enumerate(rule.gate_names):
             nn.init.normal_(self.gate_weight[i], std=0.1)
             nn.init.constant_(self.gate_bias[i], _GATE_BIAS[name])

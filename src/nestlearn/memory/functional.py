@@ -45,8 +45,8 @@ def activation_curvature(x: Tensor, kind: Activation) -> Tensor:
     if kind == "relu":
         return torch.zeros_like(x)
     if kind == "silu":
-        p = torch.sigmoid(x)
-        return p * (1.0 - p) * torch.addcmul(torch.full_like(x, 2.0), x, 1.0 - 2.0 * p)
+        p, slope = torch.sigmoid(x), activation_derivative(x, kind)
+        return p + slope - 2.0 * p * slope
     square = x * x
     tanh = torch.tanh(_SQRT_2_OVER_PI * x * (1.0 + _CUBIC * square))
     slope = _SQRT_2_OVER_PI * (1.0 + 3.0 * _CUBIC * square)

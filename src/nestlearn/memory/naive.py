@@ -158,7 +158,7 @@ class _Token:
             return z
         i = self.index[name]
         out = self.normed(_inner(z, [w[:, :, i] for w in weights], self.rule), i)
-        return out if name == MAIN and not self.rule.main_adds_input else z + out
+        return out if name == MAIN and not self.rule.main_residual else z + out
 
     def normed(self, out: Tensor, i: int) -> Tensor:
         """The memory's output behind its inner norm, if there is one."""

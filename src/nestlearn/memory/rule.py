@@ -47,8 +47,8 @@ class MemoryRule:
 
     Attributes:
         kind: ``"matrix"``, ``f(z) = W z``, or ``"mlp"``, ``f(z) = W1 phi(W2 z)`` (Eq. 89). The projection
-            memories and every MLP memory add their input, ``M(z) = z + f(z)``; a main matrix memory does not
-            (Eq. 92, 93), unless it has an ``inner_norm``.
+            memories add their input, ``M(z) = z + f(z)``.
+        main_residual: The main memory adds its input too (Eq. 89; not in Eq. 92 and 93).
         activation: ``sigma`` of an MLP memory.
         features: ``phi`` of an MLP memory: ``"bounded"``, ``s / sqrt(1 + |s|^2)`` with
             ``s = sigma(W2 z)``, shorter than one, or ``"plain"``, ``s`` itself, the paper's.
@@ -100,6 +100,7 @@ class MemoryRule:
     activation: Activation = "silu"
     features: Features = "bounded"
     inner_norm: bool = False
+    main_residual: bool = False
     objective: Objective = "dot"
     erase: Erase = "layers"
     chunk_size: int = 16
@@ -145,11 +146,6 @@ class MemoryRule:
         """Names of the gates that are computed from the tokens, in stacking order."""
         gated = {"rate": self.rate == "gated", "retention": self.retention == "gated"}
         return (*(name for name, there in gated.items() if there), *(("momentum",) if self.momentum else ()))
-
-    @property
-    def main_adds_input(self) -> bool:
-        """Whether the main memory is ``z + f(z)`` rather than ``f(z)``."""
-        return self.kind == "mlp" or self.inner_norm
 
     @property
     def chunk_sizes(self) -> tuple[int, int]:

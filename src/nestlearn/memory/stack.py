@@ -28,6 +28,7 @@ class Layer(NamedTuple):
         norm: Scale and shift of the inner norm, each ``[N, M, e, 1]``, or None.
         base: The memories' initial states ``[N, M, o, i]``, to which fast weights are added; None if these
             are the memories.
+        base_main: The main memory's part of ``base``, ``[N, o, i]``.
         fixed: ``log alpha`` of fixed retention, ``[N, 1, 1]``.
     """
 
@@ -37,6 +38,7 @@ class Layer(NamedTuple):
     scale: Tensor
     norm: tuple[Tensor, Tensor] | None
     base: Weights | None
+    base_main: Weights | None
     fixed: Tensor
 
     @classmethod
@@ -46,13 +48,15 @@ class Layer(NamedTuple):
         def each(part: Tensor) -> Tensor:
             return wide(part).transpose(0, 1).repeat(batch, *[1] * (part.dim() - 1))
 
+        base = tuple(each(w) for w in p.weights) if rule.rest == "initial" else None
         return cls(
             rule,
             each(p.gate_weight)[..., None],
             each(p.gate_bias)[..., None],
             each(p.write_scale)[..., None, None],
             None if p.norm is None else (each(p.norm[0])[..., None], each(p.norm[1])[..., None]),
-            tuple(each(w) for w in p.weights) if rule.rest == "initial" else None,
+            base,
+            None if base is None else tuple(w[:, -1] for w in base),
             fixed_log_retention(p.write_scale.shape[1], wide(p.write_scale)).repeat(batch)[:, None, None],
         )
 
@@ -60,13 +64,10 @@ class Layer(NamedTuple):
         """The memories from their fast weights."""
         return fast if self.base is None else tuple(b + w for b, w in zip(self.base, fast, strict=True))
 
-    def outputs(self, z: Tensor, weights: Weights, start: int, stop: int | None) -> Tensor:
-        """``f(z)`` of the memories from ``start`` to ``stop``, ``[N, m, e, C]``, before their inner norm."""
-        first = weights[-1][:, start:stop]
-        linear = shared(first, z)
-        if len(weights) == 1:
-            return linear
-        return weights[0][:, start:stop] @ self.features(linear)
+    def outputs(self, z: Tensor, weights: Weights) -> Tensor:
+        """``f(z)`` of some memories, ``[N, m, e, C]``, before their inner norm."""
+        linear = shared(weights[-1], z)
+        return linear if len(weights) == 1 else weights[0] @ self.features(linear)
 
     def features(self, linear: Tensor) -> Tensor:
         """``phi`` of every column."""
@@ -75,23 +76,29 @@ class Layer(NamedTuple):
         return hidden_features(linear, self.rule, -2)
 
     def normed(self, out: Tensor, start: int, stop: int | None) -> Tensor:
-        """The memories' outputs behind their inner norms, if there are any."""
+        """Outputs of the memories from ``start`` to ``stop`` behind their inner norms, if there are any."""
         if self.norm is None:
             return out
         return inner_norm(out, *(n[:, start:stop] for n in self.norm), dim=-2)
 
-    def read(self, z: Tensor, weights: Weights, start: int, stop: int | None) -> Tensor:
-        """``z + f(z)`` of the memories from ``start`` to ``stop``, ``[N, m, e, C]``."""
-        return z[:, None] + self.normed(self.outputs(z, weights, start, stop), start, stop)
-
 
 class Projected(NamedTuple):
-    """What the memories are written with: key, value and query ``[N, e, C]`` and the gates."""
+    """What the memories are written with. Tensors are ``[N, e, C]``.
+
+    Attributes:
+        key: Unit length.
+        value: What the main memory stores.
+        query: Unit length.
+        decay: Gates.
+        targets: ``M(v)`` of the projection memories, and of the main memory if it generates its target, in
+            stacking order, ``[N, m, e, C]`` each.
+    """
 
     key: Tensor
     value: Tensor
     query: Tensor
     decay: Decay
+    targets: list[Tensor]
 
 
 def shared(weights: Tensor, z: Tensor) -> Tensor:
@@ -99,39 +106,53 @@ def shared(weights: Tensor, z: Tensor) -> Tensor:
     return (weights.flatten(1, 2) @ z).unflatten(1, weights.shape[1:3])
 
 
-def project(x: Streams, snapshot: Weights, layer: Layer) -> Projected:
-    """Keys, values, queries and gates from the memories themselves (Eq. 83).
+def project(x: Streams, memories: Weights, layer: Layer) -> Projected:
+    """Keys, values, queries and gates from the memories themselves (Eq. 83), and own targets (Eq. 84).
 
     Args:
         x: Streams ``[N, e, C]``.
-        snapshot: The memories at their chunks' starts.
+        memories: The memories at their chunks' starts, ``[N, M, o, i]``.
         layer: The layer.
     """
-    rule, names = layer.rule, layer.rule.names
+    names = layer.rule.names
     readers = [name for name in ("key", "rate", "retention") if name in names]
-    read = dict.fromkeys(("key", "rate", "retention", "momentum"), x.key)
+    groups = ["readers", *(name for name in names if name not in readers)]
+    # Divided once: the gradients of slices would each be as large as the whole stack.
+    parts = (w.split([len(readers)] + [1] * (len(groups) - 1), dim=1) for w in memories)
+    apart = dict(zip(groups, zip(*parts, strict=True), strict=True))
+
+    def read(name: str, z: Tensor) -> Tensor:
+        start = 0 if name == "readers" else names.index(name)
+        out = layer.outputs(z, apart[name])
+        return z[:, None] + layer.normed(out, start, start + out.shape[1])
+
+    width, targets = x.key.shape[-1], []
+    value = read("value", x.value)[:, 0] if "value" in names else x.value
+    at = dict.fromkeys(("key", "rate", "retention", "momentum"), x.key)
     if readers:
-        outputs = layer.read(x.key, snapshot, 0, len(readers))
-        read.update(zip(readers, outputs.unbind(1), strict=True))
-    value, query = x.value, x.query
+        # One product for both reads: at the key stream, and at the value for the memories' own targets.
+        keys, own = read("readers", torch.cat([x.key, value], dim=-1)).split(width, dim=-1)
+        at.update(zip(readers, keys.unbind(1), strict=True))
+        targets.append(own)
     if "value" in names:
-        i = names.index("value")
-        value = layer.read(value, snapshot, i, i + 1)[:, 0]
+        targets.append(read("value", value))
+    query = x.query
     if "query" in names:
-        i = names.index("query")
-        query = layer.read(query, snapshot, i, i + 1)[:, 0]
-    logits = {}
+        queries, own = read("query", torch.cat([x.query, value], dim=-1)).split(width, dim=-1)
+        query = queries[:, 0]
+        targets.append(own)
+    if layer.rule.main_target == "generated":
+        targets.append(read("main", value))
+    decay = _decay(at, x.key, layer)
+    return Projected(unit_columns(at["key"]), value, unit_columns(query), decay, targets)
+
+
+def _decay(read: dict[str, Tensor], like: Tensor, layer: Layer) -> Decay:
+    """Learning rate, retention and momentum from their memories' reads (SPEC 6.9)."""
+    rule, logits = layer.rule, {}
     for g, name in enumerate(rule.gate_names):
-        product = read[name] * layer.gate_weight[:, g]
-        logits[name] = layer.gate_bias[:, g] + (
-            product if rule.gates == "channel" else product.sum(-2, keepdim=True)
-        )
-    return Projected(unit_columns(read["key"]), value, unit_columns(query), _decay(logits, x.key, layer))
-
-
-def _decay(logits: dict[str, Tensor], like: Tensor, layer: Layer) -> Decay:
-    """Learning rate, retention and momentum from their logits (SPEC 6.9)."""
-    rule = layer.rule
+        weight, bias = layer.gate_weight[:, g], layer.gate_bias[:, g]
+        logits[name] = bias + (read[name] * weight if rule.gates == "channel" else weight.mT @ read[name])
     one = like.new_ones(like.shape[0], 1, like.shape[2])
     rate = rule.rate_max * torch.sigmoid(logits["rate"]) if rule.rate == "gated" else one
     if rule.retention == "gated":

@@ -48,30 +48,26 @@ def step(x: Streams, fast: Fast, layer: Layer) -> tuple[Weights, Weights, Tensor
     return apply(projected, fast, memories, layer, shared_state)
 
 
-def _surprise(p: Projected, outputs: Tensor | None, snapshot: Weights, layer: Layer) -> Tensor:
+def _surprise(p: Projected, outputs: Tensor | None, layer: Layer) -> Tensor:
     """Negative gradient of the inner loss by ``f(k)`` of every memory, ``[N, M, e, C]`` (Eq. 84, 85).
 
     Args:
-        p: Keys and values.
+        p: Keys, values and the memories' own targets.
         outputs: ``f(k)`` at the snapshot, ``[N, M, e, C]``; None where neither loss nor norm reads it.
-        snapshot: The memories, which generate their own targets.
         layer: The layer.
     """
-    rule, count = layer.rule, len(layer.rule.names) - 1
-    main = p.value[:, None]
-    generated = rule.main_target == "generated"
-    targets = []
-    if count or generated:
-        stop = None if generated else count
-        own = main + layer.normed(layer.outputs(p.value, snapshot, 0, stop), 0, stop)
-        if count:
-            targets.append(unit_columns(own[:, :count]) if rule.unit_targets else own[:, :count])
-        main = own[:, count:] if generated else main
+    rule, main = layer.rule, p.value[:, None]
+    targets = list(p.targets)
+    if rule.main_target == "generated":
+        main = targets.pop()
+    if rule.unit_targets:
+        targets = [unit_columns(target) for target in targets]
+    count = len(rule.names) - 1
     target = torch.cat([*targets, main], dim=1) if targets else main
     if rule.objective == "l2":
         assert outputs is not None
         read = layer.normed(outputs, 0, None)
-        if rule.main_adds_input:
+        if rule.main_residual:
             target = target - p.key[:, None] - read
         else:
             adds = torch.cat([p.key[:, None].expand(-1, count, -1, -1), torch.zeros_like(main)], dim=1)
@@ -89,16 +85,17 @@ def _matrix(
     rule, (running,), erase = layer.rule, fast.running, layer.rule.erase != "none"
     needed = rule.objective == "l2" or layer.norm is not None
     outputs = shared(memories[0], p.key) if needed or (same and erase) else None
-    surprise = _surprise(p, outputs, memories, layer).flatten(1, 2)
+    surprise = _surprise(p, outputs, layer).flatten(1, 2)
     flat, momentum = running.flatten(1, 2), _flat(fast.momentum[0] if rule.momentum else None)
     known = outputs.flatten(1, 2) if same and outputs is not None else None
     change = write(flat, momentum, p.key, surprise, p.decay, erase, known)
     if rule.causal_reads:
-        main = -p.key.shape[1]
-        rows = None if momentum is None else momentum[:, main:]
-        read = change.rows(main).read(flat[:, main:], rows, p.query)
-        if layer.base is not None:
-            read = read + layer.base[0][:, -1] @ p.query
+        rows = -p.key.shape[1]
+        read = change.rows(rows).read(
+            flat[:, rows:], None if momentum is None else momentum[:, rows:], p.query
+        )
+        if layer.base_main is not None:
+            read = read + layer.base_main[0] @ p.query
     else:
         read = memories[0][:, -1] @ p.query
     after, speed = change.end(flat, momentum)
@@ -117,7 +114,7 @@ def _mlp(
     phi, key, back = _hidden(linear, layer)
     needed = rule.objective == "l2" or layer.norm is not None
     outputs = memories[0] @ phi if needed or (same and layers and key is phi) else None
-    surprise = _surprise(p, outputs, memories, layer)
+    surprise = _surprise(p, outputs, layer)
     hidden = back(memories[0].mT @ surprise).flatten(1, 2)
 
     flat, sizes = inner.flatten(1, 2), inner.shape[1:3]
@@ -129,7 +126,7 @@ def _mlp(
     if rule.causal_reads:
         read = _mlp_read(p, change_in, change_out, fast, layer)
     else:
-        read = layer.outputs(p.query, memories, -1, None)[:, 0]
+        read = layer.outputs(p.query, tuple(w[:, -1:] for w in memories))[:, 0]
     new_inner, speed_in = change_in.end(flat, _flat(speed_in))
     new_outer, speed_out = change_out.end(outer, speed_out)
     speeds = ()
@@ -154,18 +151,18 @@ def _mlp_read(p: Projected, change_in: Change, change_out: Change, fast: Fast, l
     outer, inner = (w[:, -1] for w in fast.running)
     speed_out, speed_in = (w[:, -1] for w in fast.momentum) if fast.momentum else (None, None)
     linear = change_in.rows(-inner.shape[1]).read(inner, speed_in, p.query)
-    if layer.base is not None:
-        linear = linear + layer.base[1][:, -1] @ p.query
+    if layer.base_main is not None:
+        linear = linear + layer.base_main[1] @ p.query
     middle = layer.features(linear)
     parts = (None if part is None else part[:, -1] for part in (change_out.erased, change_out.stepped))
     read = Change(change_out.keys[:, -1], *parts, p.decay).read(outer, speed_out, middle)
-    return read if layer.base is None else read + layer.base[0][:, -1] @ middle
+    return read if layer.base_main is None else read + layer.base_main[0] @ middle
 
 
 def _finish(read: Tensor, query: Tensor, layer: Layer) -> Tensor:
     """The main memory's output from ``f(q)``: inner norm and its input."""
     read = layer.normed(read[:, None], -1, None)[:, 0]
-    return query + read if layer.rule.main_adds_input else read
+    return query + read if layer.rule.main_residual else read
 
 
 def _flat(weights: Tensor | None) -> Tensor | None:

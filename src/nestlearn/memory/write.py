@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from nestlearn.memory.bricks import solve
+from nestlearn.memory.bricks import delta, solve
 from nestlearn.memory.decay import Decay, HeadDecay
 
 
@@ -31,12 +31,14 @@ class Change(NamedTuple):
             there is nothing.
         stepped: ``[..., o, C]``, ``-g_t`` where it goes through the momentum; None without momentum.
         decay: Gates.
+        after: The weight after the chunk, where it is known already.
     """
 
     keys: Tensor
     erased: Tensor | None
     stepped: Tensor | None
     decay: Decay
+    after: Tensor | None = None
 
     def rows(self, start: int, stop: int | None = None) -> Change:
         """The change of some output rows only."""
@@ -57,6 +59,8 @@ class Change(NamedTuple):
 
     def end(self, weight: Tensor, momentum: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Weight and momentum after the chunk."""
+        if self.after is not None:
+            return self.after, None
         weight = self.decay.carry(weight)
         if self.erased is not None:
             weight = weight + self.erased @ self.decay.end(self.keys).mT
@@ -95,9 +99,11 @@ def write(
     if momentum is None:
         if not erase:
             return Change(keys, step, None, decay)
-        return Change(
-            keys, solve(decay.system(keys), step - decay.before(weight, keys, outputs)), None, decay
-        )
+        if isinstance(decay, HeadDecay):
+            erased, after = delta(weight, keys, step, decay.inclusive, decay.gamma, outputs)
+            return Change(keys, erased, None, decay, after)
+        erased = solve(decay.system(keys), step - decay.before(weight, keys, outputs))
+        return Change(keys, erased, None, decay)
     if not erase:
         return Change(keys, None, step, decay)
     speed = decay.momentum

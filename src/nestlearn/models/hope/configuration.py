@@ -47,6 +47,7 @@ class HopeConfig(PreTrainedConfig):
         activation: * ``"silu"``, ``"gelu"`` or ``"relu"`` in an MLP memory.
         features: * ``"bounded"`` or ``"plain"`` hidden features of an MLP memory.
         inner_norm: * LayerNorm on what a memory adds to its input.
+        main_residual: * The main memory adds its query to what it reads (Eq. 89).
         objective: * Inner loss of a write: ``"dot"``, with which a memory stays bounded for any keys while
             ``rate_max`` is at most 1, or ``"l2"``, the paper's, which can grow without bound in chunks
             (docs/decisions.md).
@@ -102,6 +103,7 @@ class HopeConfig(PreTrainedConfig):
     activation: str = "silu"
     features: str = "bounded"
     inner_norm: bool = False
+    main_residual: bool = False
     objective: str = "dot"
     erase: bool = True
     erase_layers: str = "all"

@@ -29,6 +29,7 @@ BASELINES: Mapping[str, Mapping[str, Any]] = {
         "erase": "none",
         "retention": "none",
         "inner_norm": True,
+        "main_residual": True,
     },
     "ttt_mlp": {
         "kind": "mlp",
@@ -36,6 +37,7 @@ BASELINES: Mapping[str, Mapping[str, Any]] = {
         "erase": "none",
         "retention": "none",
         "inner_norm": True,
+        "main_residual": True,
         "features": "plain",
         "activation": "gelu",
     },
@@ -93,6 +95,7 @@ def _written(config: HopeConfig) -> dict[str, Any]:
         "activation": config.activation,
         "features": config.features,
         "inner_norm": config.inner_norm,
+        "main_residual": config.main_residual,
         "objective": config.objective,
         "erase": ("layers" if config.erase_layers == "all" else "input") if config.erase else "none",
         "projection_chunk_size": config.projection_chunk_size,

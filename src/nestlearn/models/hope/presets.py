@@ -23,6 +23,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "causal_reads": False,
         "unit_targets": False,
         "main_target": "generated",
+        "main_residual": True,
         "rest": "zero",
         "rate_max": 0.1,
     },
