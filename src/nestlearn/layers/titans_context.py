@@ -12,9 +12,8 @@ from nestlearn.layers.state import map_state
 from nestlearn.layers.titans import Combination
 from nestlearn.layers.window import band, behind, recent
 from nestlearn.memory import MemoryState, Streams, initial_state, unit
-from nestlearn.memory.functional import check_inputs, wide
+from nestlearn.memory.functional import check_inputs, hidden_features, inner_norm, wide
 from nestlearn.memory.schedule import pieces
-from nestlearn.memory.stack import Layer
 
 _Streams = tuple[Tensor, Tensor, Tensor]
 
@@ -119,14 +118,20 @@ class MemoryAsContext(Combination):
 
     def _recalled(self, query: Tensor, memory: MemoryState) -> Tensor:
         """``norm(M(q))`` of the memory at the segment's start, ``[B, H, T, e]``; nothing is written."""
-        batch, heads = query.shape[:2]
+        rule, parameters = self.rule, self.parameters_of_memory()
         with torch.autocast(query.device.type, enabled=False):
-            layer = Layer.of(self.parameters_of_memory(), self.rule, batch)
-            snapshot = layer.memories(tuple(w.flatten(0, 1) for w in memory.snapshot))
-            z = unit(wide(query)).mT.flatten(0, 1)
-            read = layer.normed(layer.outputs(z, snapshot, -1, None), -1, None)[:, 0]
-            read = z + read if self.rule.main_adds_input else read
-            recalled: Tensor = self.norm(read.mT.unflatten(0, (batch, heads)).to(query.dtype))
+            weights = [w[:, :, -1] for w in memory.snapshot]
+            if rule.rest == "initial":
+                weights = [w + wide(start[-1]) for w, start in zip(weights, parameters.weights, strict=True)]
+            z = unit(wide(query))
+            read = z @ weights[-1].mT
+            if len(weights) > 1:
+                read = hidden_features(read, rule) @ weights[0].mT
+            if parameters.norm is not None:
+                scale, shift = (wide(part[-1])[:, None] for part in parameters.norm)
+                read = inner_norm(read, scale, shift)
+            read = z + read if rule.main_residual else read
+            recalled: Tensor = self.norm(read.to(query.dtype))
         return recalled
 
     def _attend(
