@@ -52,7 +52,7 @@ class MemoryAsContext(Combination):
 
     For the tokens t of a segment of ``rule.chunk_size`` tokens, at whose start the memory is M:
 
-        ``h_t = norm(M(q_t))``                                          what is recalled about each token
+        ``h_t = M(q_t)``                                                what is recalled about each token
         ``y_t = norm(Attention(x_t; persistent, h_1 .. h_t, x_1 .. x_t))``
         ``M_t = write(M_{t-1}; y_t)``                                   memory learns what attention saw
         ``o_t = y_t * silu(W_g norm(M_t(y_t)))``
@@ -60,9 +60,10 @@ class MemoryAsContext(Combination):
     The paper leaves open how this is causal, where the recalled tokens stand, and what is shared. Here each
     token recalls for itself, and attention sees what was recalled about the token and those before it; what
     was recalled about a token has the token's rotary position; ``q_t`` is the attention's query; recalled
-    tokens have the attention's key and value projection, but no convolution; the memory has projections and a
-    convolution of its own, which run over the ``y_t`` across segments. ``window`` is not used: the segment
-    takes its place.
+    tokens have the attention's key and value projection, but no convolution and no norm (a norm blows up what
+    an almost empty memory says, in a loop that then amplifies every rounding error); the memory has
+    projections and a convolution of its own, which run over the ``y_t`` across segments. ``window`` is not
+    used: the segment takes its place.
 
     Args, shapes and errors are those of :class:`~nestlearn.layers.titans.Combination`.
     """
@@ -117,7 +118,7 @@ class MemoryAsContext(Combination):
         check_inputs(Streams(*streams), self.parameters_of_memory(), memory, self.rule)
 
     def _recalled(self, query: Tensor, memory: MemoryState) -> Tensor:
-        """``norm(M(q))`` of the memory at the segment's start, ``[B, H, T, e]``; nothing is written."""
+        """``M(q)`` of the memory at the segment's start, ``[B, H, T, e]``; nothing is written."""
         rule, parameters = self.rule, self.parameters_of_memory()
         with torch.autocast(query.device.type, enabled=False):
             weights = [w[:, :, -1] for w in memory.snapshot]
@@ -130,9 +131,7 @@ class MemoryAsContext(Combination):
             if parameters.norm is not None:
                 scale, shift = (wide(part[-1])[:, None] for part in parameters.norm)
                 read = inner_norm(read, scale, shift)
-            read = z + read if rule.main_residual else read
-            recalled: Tensor = self.norm(read.to(query.dtype))
-        return recalled
+            return (z + read if rule.main_residual else read).to(query.dtype)
 
     def _attend(
         self, streams: _Streams, recalled: Tensor, segment: Segment, position: Tensor
