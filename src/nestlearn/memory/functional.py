@@ -112,6 +112,9 @@ def initial_state(parameters: MemoryParameters, streams: Streams, rule: MemoryRu
     )
     if rule.rest == "initial":
         weights = tuple(torch.zeros_like(w) for w in weights)
+    else:
+        # Copies: an optimizer's step in place must not change a session that has begun.
+        weights = tuple(w.clone() for w in weights)
     momentum = tuple(torch.zeros_like(w) for w in weights) if rule.momentum else ()
     return MemoryState(weights, weights, momentum, torch.zeros(batch, dtype=torch.long))
 
