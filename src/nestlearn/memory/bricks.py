@@ -218,10 +218,9 @@ def _unit_inverse(upper: Tensor) -> Tensor:
 
 def _plus_product(total: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """``total + a @ b``, in place: one pass over memory instead of two."""
-    flat = total.flatten(0, -3)
-    if not flat._is_view() and flat is not total:
+    if not total.is_contiguous():
         return total + a @ b
-    flat.baddbmm_(a.flatten(0, -3), b.flatten(0, -3))
+    total.flatten(0, -3).baddbmm_(a.flatten(0, -3), b.flatten(0, -3))
     return total
 
 
