@@ -178,8 +178,13 @@ class _Token:
         elif rule.retention == "fixed":
             retention = one * fixed_log_retention(x.key.shape[1], x.key).exp()[:, None]
         assert retention is not None
+        rate = one
+        if rule.rate == "gated":
+            rate = rule.rate_max * torch.sigmoid(logits["rate"])
+            if rule.rate_follows_retention:
+                rate = rate * (1.0 + retention) / 2.0
         return Gates(
-            rule.rate_max * torch.sigmoid(logits["rate"]) if rule.rate == "gated" else one,
+            rate,
             retention,
             rule.momentum_max * torch.sigmoid(logits["momentum"]) if rule.momentum else None,
         )

@@ -76,9 +76,10 @@ class MemoryRule:
         momentum_max: Upper end of the momentum's range.
         rate: ``eta_t`` is ``"gated"``, ``rate_max * sigmoid(.)``, or always ``"one"``.
         rate_max: Upper end of the learning rate's range. The eigenvalue of a write along its key is
-            ``alpha - eta`` (``"dot"``) or ``alpha - 2 eta`` (``"l2"``, chunk 1). Up to 2 and 1 are accepted,
-            where it reaches -1 at full retention, which state tracking needs; below full retention such a
-            rate overshoots, and only ``rate_max <= 1`` with ``"dot"`` is bounded for every gate.
+            ``alpha - eta`` (``"dot"``) or ``alpha - 2 eta`` (``"l2"``, chunk 1). It may reach -1, which
+            state tracking needs, but not pass it: up to 2 and 1 are accepted, and above half of that
+            the rate is ``rate_max * sigmoid(.) * (1 + alpha) / 2``, so that ``"dot"`` never lengthens a
+            memory, at any gate and chunk size.
         retention: ``alpha_t`` is ``"gated"``, ``sigmoid(.)``; ``"fixed"``, ``1 - 2^(-5-h)`` in head h, as in
             RetNet; or there is ``"none"``, ``alpha = 1`` ("w/o weight decay" of Table 6).
         gates: One learning rate and retention per ``"head"``, or one per input ``"channel"`` of a matrix
@@ -146,6 +147,11 @@ class MemoryRule:
         """Names of the gates that are computed from the tokens, in stacking order."""
         gated = {"rate": self.rate == "gated", "retention": self.retention == "gated"}
         return (*(name for name, there in gated.items() if there), *(("momentum",) if self.momentum else ()))
+
+    @property
+    def rate_follows_retention(self) -> bool:
+        """Whether the rate is bound by the retention, ``eta <= rate_max (1 + alpha) / 2``."""
+        return self.rate_max > (1.0 if self.objective == "dot" else 0.5)
 
     @property
     def chunk_sizes(self) -> tuple[int, int]:

@@ -156,11 +156,13 @@ def _decay(read: dict[str, Tensor], like: Tensor, layer: Layer) -> Decay:
         weight, bias = layer.gate_weight[:, g], layer.gate_bias[:, g]
         logits[name] = bias + (read[name] * weight if rule.gates == "channel" else weight.mT @ read[name])
     one = like.new_ones(like.shape[0], 1, like.shape[2])
-    rate = rule.rate_max * torch.sigmoid(logits["rate"]) if rule.rate == "gated" else one
     if rule.retention == "gated":
         log_retention = F.logsigmoid(logits["retention"])
     else:
         log_retention = one * (layer.fixed if rule.retention == "fixed" else 0.0)
+    rate = rule.rate_max * torch.sigmoid(logits["rate"]) if rule.rate == "gated" else one
+    if rule.rate == "gated" and rule.rate_follows_retention:
+        rate = rate * (1.0 + log_retention.exp()) / 2.0
     if rule.gates == "channel":
         return ChannelDecay(rate, log_retention)
     log_momentum = None
