@@ -156,17 +156,18 @@ def outcome(
     for name in ("weights", "snapshot", "momentum"):
         values |= {f"{name}[{i}]": t for i, t in enumerate(getattr(end, name))}
     values["position"] = end.position.double()
-    loss = sum(
-        (t.double() * torch.linspace(-1, 1, t.numel(), dtype=torch.float64).view_as(t)).sum()
-        for t in values.values()
-        if t.requires_grad
-    )
+    loss = sum((t.double() * _weights(t)).sum() for t in values.values() if t.requires_grad)
     by_name = leaves(parameters, streams)
     gradients = torch.autograd.grad(loss, list(by_name.values()), allow_unused=True)
     return values, {
         name: torch.zeros_like(leaf) if gradient is None else gradient
         for (name, leaf), gradient in zip(by_name.items(), gradients, strict=True)
     }
+
+
+def _weights(like: Tensor) -> Tensor:
+    """Gradients of the loss, which bfloat16 has too."""
+    return torch.linspace(-1, 1, like.numel()).bfloat16().double().view_as(like)
 
 
 def errors(expected: dict[str, Tensor], got: dict[str, Tensor]) -> dict[str, float]:
