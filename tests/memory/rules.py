@@ -138,9 +138,14 @@ def leaves(parameters: MemoryParameters, streams: Streams) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in named.items() if tensor.numel()}
 
 
-def replace_leaves(parameters: MemoryParameters, named: dict[str, Tensor]) -> tuple[MemoryParameters, Streams]:
+def replace_leaves(
+    parameters: MemoryParameters, named: dict[str, Tensor]
+) -> tuple[MemoryParameters, Streams]:
     """The inverse of :func:`leaves`; what had no numbers is kept."""
-    parts = {name: named.get(name, getattr(parameters, name)) for name in ("gate_weight", "gate_bias", "write_scale")}
+    parts = {
+        name: named.get(name, getattr(parameters, name))
+        for name in ("gate_weight", "gate_bias", "write_scale")
+    }
     weights = tuple(named[f"weights[{i}]"] for i in range(len(parameters.weights)))
     norm = None if parameters.norm is None else (named["norm[0]"], named["norm[1]"])
     streams = Streams(*(named[f"{name} stream"] for name in Streams._fields))

@@ -65,7 +65,12 @@ def test_features_with_slope(kind: Any) -> None:
 
 
 def test_features_backward_by_all_its_inputs() -> None:
-    phi, scale, slope, g = randn(2, 5, 4), randn(2, 1, 4, seed=1), randn(2, 5, 4, seed=2), randn(2, 5, 4, seed=3)
+    phi, scale, slope, g = (
+        randn(2, 5, 4),
+        randn(2, 1, 4, seed=1),
+        randn(2, 5, 4, seed=2),
+        randn(2, 5, 4, seed=3),
+    )
     assert gradcheck(bricks.features_backward, (phi, scale, slope, g))
 
 
@@ -93,7 +98,9 @@ def test_solve() -> None:
 def test_influences_that_are_negligible_are_dropped() -> None:
     upper = torch.zeros(2, 2, dtype=torch.float64)
     upper[0, 1] = 1e-30
-    assert torch.equal(bricks.solve(upper, torch.eye(2, dtype=torch.float64)), torch.eye(2, dtype=torch.float64))
+    assert torch.equal(
+        bricks.solve(upper, torch.eye(2, dtype=torch.float64)), torch.eye(2, dtype=torch.float64)
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -173,7 +180,9 @@ def test_the_graph_is_cut_after_so_many_chunks(cut: int | None, reached: range, 
         seen = gradient.abs().sum((0, 1, 3)) > 0
         assert seen.nonzero().flatten().tolist() == list(reached)
     whole = MemoryRule(chunk_size=2)
-    assert torch.equal(y, {"naive": naive, "chunk": chunk}[twin].self_modifying(streams, parameters, None, whole)[0])
+    assert torch.equal(
+        y, {"naive": naive, "chunk": chunk}[twin].self_modifying(streams, parameters, None, whole)[0]
+    )
 
 
 @pytest.mark.parametrize("group", [1, 2, 100])

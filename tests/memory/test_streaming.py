@@ -88,7 +88,8 @@ def test_samples_of_different_ages_in_one_batch_equal_each_alone(rule: MemoryRul
             following.append(make.streams(9))
             states.append(initial_state(parameters, following[-1], rule) if state is None else state)
         alone = [
-            twin.self_modifying(x, parameters, state, rule) for x, state in zip(following, states, strict=True)
+            twin.self_modifying(x, parameters, state, rule)
+            for x, state in zip(following, states, strict=True)
         ]
         groups = zip(*(state[:3] for state in states), strict=True)
         joined = MemoryState(
@@ -130,7 +131,9 @@ def test_gradients_of_a_batch_of_different_ages_are_those_of_each_alone() -> Non
         assert relative_error(a, b) < 1e-10
 
 
-@pytest.mark.parametrize("rule", [MemoryRule(chunk_size=4), MemoryRule(chunk_size=2, projection_chunk_size=6)], ids=short)
+@pytest.mark.parametrize(
+    "rule", [MemoryRule(chunk_size=4), MemoryRule(chunk_size=2, projection_chunk_size=6)], ids=short
+)
 def test_the_position_counts_tokens_since_the_larger_boundary(rule: MemoryRule) -> None:
     make, state, seen = Maker(rule), None, 0
     parameters = make.parameters()

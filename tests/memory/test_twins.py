@@ -34,9 +34,14 @@ def compare_precisions(rule: MemoryRule, length: int) -> None:
     """Both float32 and bfloat16 against the equations in float32, on numbers that bfloat16 has."""
     make = Maker(rule, batch=1, heads=2, width=4, hidden=4, dtype=torch.float32, bfloat16=True)
     parameters, streams = make.parameters(), make.streams(length)
+    # Retentions around 0.95: products of small ones over a chunk are sums of large logarithms in float32.
+    parameters.gate_bias.data[rule.gate_names.index("retention")] += 3.0
     expected, by_naive = outcome(naive, parameters, streams, rule)
     for dtype, forward, backward in ((torch.float32, 1e-5, 1e-5), (torch.bfloat16, 0.006, 0.008)):
-        cast = {name: leaf.detach().to(dtype).requires_grad_() for name, leaf in leaves(parameters, streams).items()}
+        cast = {
+            name: leaf.detach().to(dtype).requires_grad_()
+            for name, leaf in leaves(parameters, streams).items()
+        }
         p, s = replace_leaves(parameters, cast)
         got, by_chunk = outcome(chunk, p, s, rule)
         assert got["reads"].dtype == dtype
@@ -131,7 +136,9 @@ def test_no_write_never_changes_a_memory(twin: Any, rest: Any, momentum: bool, k
     assert all(not s.any() for s in state.momentum)
 
 
-@pytest.mark.parametrize("rule", [MemoryRule(), MemoryRule(kind="matrix", objective="l2", rest="zero")], ids=short)
+@pytest.mark.parametrize(
+    "rule", [MemoryRule(), MemoryRule(kind="matrix", objective="l2", rest="zero")], ids=short
+)
 def test_inputs_and_states_are_left_as_they_were(rule: MemoryRule) -> None:
     make = Maker(rule)
     parameters, streams = make.parameters(), make.streams(5)
@@ -152,7 +159,7 @@ def test_autocast_does_not_reach_the_memories() -> None:
     assert torch.equal(plain, cast)
 
 
-def test_the_twins_do_not_share_their_streams_types() -> None:
+def test_streams_in_bfloat16_with_parameters_in_float32() -> None:
     """Parameters in float32 with streams in bfloat16, as autocast makes them."""
     rule = MemoryRule(chunk_size=4)
     make = Maker(rule, dtype=torch.float32, bfloat16=True)
