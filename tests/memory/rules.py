@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nestlearn.memory import MemoryParameters, MemoryRule, Streams
-from nestlearn.memory.rule import PROJECTIONS, QUERY
+from nestlearn.memory.rule import PROJECTIONS
 from tests.helpers import relative_error
 from tests.pairwise import Row, covering
 

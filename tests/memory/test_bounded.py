@@ -92,7 +92,7 @@ def test_l2_without_the_erase_is_bounded_if_a_chunk_takes_one_step_in_all(kind: 
 
 @torch.no_grad()
 def test_this_test_can_fail() -> None:
-    """With l2 and the erase ``W k`` is taken away twice: what is left after a chunk grows, up to threefold."""
+    """With l2 and the erase ``W k`` is taken away twice: what is left grows with every chunk."""
     rule = MemoryRule(kind="matrix", objective="l2")
     g, state = torch.Generator().manual_seed(0), None
     p = parameters_with(rule, {"rate": ENDS, "retention": ENDS})

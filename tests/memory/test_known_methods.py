@@ -156,7 +156,7 @@ METHODS = {
 @TWINS
 @pytest.mark.parametrize("method", METHODS)
 def test_test_time_training_and_titans_step_along_autograds_gradient(twin: Any, method: str) -> None:
-    """Mini-batch gradient descent in the forward pass: gradients at the chunk's start, reads at every token."""
+    """Mini-batch gradient descent in the forward pass: gradients at the chunk's start, reads everywhere."""
     rule = METHODS[method]
     p, x = setting(rule, empty=False)
     got, end = twin.self_modifying(x, p, None, rule)
@@ -249,8 +249,8 @@ def test_closed_form_inner_gradients_are_autograds(rule: MemoryRule, twin: Any) 
             elif rule.unit_targets:
                 target = unit(target)
             gradient = inner_gradient(rule, memory[name], norms[name], k, target, residual)
-            for total, g in zip(moved[name], gradient, strict=True):
-                total -= (eta * p.write_scale[i, 0] * g).detach()
+            step = (eta * p.write_scale[i, 0]).detach()
+            moved[name] = [total - step * g for total, g in zip(moved[name], gradient, strict=True)]
     for i, name in enumerate(names):
         for expected, start, end in zip(moved[name], memory[name], state.weights, strict=True):
             change = end[0, 0, i] if rule.rest == "initial" else end[0, 0, i] - start
