@@ -41,12 +41,19 @@ class Problem:
         evaluations: Asked afterwards, by name. The rates are chosen by those within the trained lengths.
         steps: Updates.
         tokens: Tokens of a batch, roughly: as many sequences as fit.
+        fields: Fields of :class:`HopeConfig` that this task needs: of all entries by ``""``, of one by its
+            name. They win over the entry's.
     """
 
     curriculum: tuple[Task, ...]
     evaluations: Mapping[str, Task]
     steps: int
     tokens: int
+    fields: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def of(self, mixer: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields of an entry on this task."""
+        return {**fields, **self.fields.get("", {}), **self.fields.get(mixer, {})}
 
     def __post_init__(self) -> None:
         if not self.steps >= 1:

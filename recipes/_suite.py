@@ -48,7 +48,7 @@ class Suite:
         """One run of the suite."""
         problem = self.problems[task]
         problem = problem if steps is None else replace(problem, steps=steps)
-        fields = self.mixers[mixer]
+        fields = problem.of(mixer, self.mixers[mixer])
         return Run(mixer, fields, task, problem, lr, seed, split, self.evaluation_tokens, self.shape)
 
     def available(self) -> list[str]:

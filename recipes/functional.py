@@ -52,6 +52,23 @@ MIXERS: Mapping[str, Mapping[str, Any]] = {
 
 STEPS, TOKENS = 640, 384  # many small updates: half as many of twice the size learn far less
 
+#: State is tracked token by token, and the delta rule's eigenvalue along a key may reach -1.
+TRACKING: Mapping[str, Mapping[str, Any]] = {
+    "": {"chunk_size": 1},
+    **{
+        name: {"rate_max": 2.0}
+        for name in (
+            "Hope (mlp)",
+            "Hope (matrix)",
+            "Hope (frozen)",
+            "Hope + attention",
+            "gated_delta",
+            "delta",
+        )
+    },
+}
+TRACKING_STEPS, TRACKING_TOKENS = 300, 1024
+
 
 def recall(pairs: int) -> MultiQueryRecall:
     """Keys that do not repeat among 64, values among 32."""
@@ -73,8 +90,9 @@ PROBLEMS: Mapping[str, Problem] = {
     "parity": Problem(
         tuple(map(Parity, (4, 8, 16, 32))),
         {f"{bits} bits": Parity(bits) for bits in (32, 96, 256)},
-        STEPS,
-        TOKENS,
+        TRACKING_STEPS,
+        TRACKING_TOKENS,
+        TRACKING,
     ),
     "copying": Problem(
         tuple(map(copying, (4, 8, 16, 32))),

@@ -30,7 +30,7 @@ from nestlearn.streams.synthetic import (
 from recipes._runs import Problem
 from recipes._suite import Suite, command
 from recipes.functional import MIXERS as ALL_MIXERS
-from recipes.functional import STEPS, TOKENS
+from recipes.functional import STEPS, TOKENS, TRACKING, TRACKING_STEPS, TRACKING_TOKENS
 
 MIXERS: Mapping[str, Mapping[str, Any]] = {
     name: ALL_MIXERS[name] for name in ("Hope (mlp)", "Hope (frozen)", "titans", "gated_delta", "attention")
@@ -79,8 +79,9 @@ PROBLEMS: Mapping[str, Problem] = {
     "permutations": Problem(
         tuple(map(permutations, (2, 4, 8, 16))),
         {f"{length}": permutations(length) for length in (8, 16, 32, 64)},
-        STEPS,
-        TOKENS,
+        TRACKING_STEPS,
+        TRACKING_TOKENS,
+        TRACKING,
     ),
 }
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nestlearn.layers import Attention, AttentionState
-from nestlearn.layers.attention import _rotary, _rotate
+from nestlearn.layers.rotary import rotary, rotate
 from tests.helpers import relative_error
 
 B, T, D, H = 2, 9, 16, 2
@@ -20,7 +20,7 @@ E = D // H
 def layer(conv_size: int = 4) -> Attention:
     torch.manual_seed(0)
     made = Attention(D, H, conv_size=conv_size).double()
-    torch.nn.init.uniform_(made.sharpness, 1.0, 3.0)
+    torch.nn.init.uniform_(made.softmax.sharpness, 1.0, 3.0)
     return made
 
 
@@ -47,7 +47,7 @@ def by_hand(att: Attention, x: Tensor) -> Tensor:
         for h in range(H):
             k, v, q = (s[b, :, h] for s in streams)
             for t in range(x.shape[1]):
-                query = rotated(F.normalize(q[t], dim=0), t) * att.sharpness[h, 0, 0] ** 2
+                query = rotated(F.normalize(q[t], dim=0), t) * att.softmax.sharpness[h, 0, 0] ** 2
                 logits = torch.stack([query @ rotated(F.normalize(k[s], dim=0), s) for s in range(t + 1)])
                 out[b, t, h * E : (h + 1) * E] = logits.softmax(0) @ v[: t + 1]
     return att.out_proj(out * F.silu(att.gate_proj(x)))
@@ -78,8 +78,8 @@ def test_only_the_distance_between_tokens_matters() -> None:
     q, k = (torch.randn(1, H, 5, E, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2))
     logits = []
     for past in (0, 100):
-        cos, sin = _rotary(past, 5, E, 10000.0, q)
-        logits.append(_rotate(q, cos, sin) @ _rotate(k, cos, sin).mT)
+        cos, sin = rotary(past, 5, E, 10000.0, q)
+        logits.append(rotate(q, cos, sin) @ rotate(k, cos, sin).mT)
     assert relative_error(*logits) < 1e-5
 
 
@@ -91,7 +91,7 @@ def test_logits_are_bounded_by_the_inverse_temperature() -> None:
 
 def test_the_inverse_temperature_starts_at_sixteen() -> None:
     att = Attention(D, H)
-    assert torch.equal(att.sharpness**2, torch.full((H, 1, 1), 16.0))
-    torch.nn.init.zeros_(att.sharpness)
-    att.reset_parameters()
-    assert torch.equal(att.sharpness**2, torch.full((H, 1, 1), 16.0))
+    assert torch.equal(att.softmax.sharpness**2, torch.full((H, 1, 1), 16.0))
+    torch.nn.init.zeros_(att.softmax.sharpness)
+    att.softmax.reset_parameters()
+    assert torch.equal(att.softmax.sharpness**2, torch.full((H, 1, 1), 16.0))

@@ -1,18 +1,37 @@
 """Layers: memories and attention as modules, and the Continuum Memory System."""
 
-from nestlearn.layers.attention import Attention, AttentionState
+from nestlearn.layers.attention import Attention, AttentionState, WindowState
 from nestlearn.layers.continuum import ContinuumMemory, FeedForward
 from nestlearn.layers.convolution import CausalConvolution
-from nestlearn.layers.mixer import Mixer
-from nestlearn.layers.self_modifying import MixerState, SelfModifyingTitans
+from nestlearn.layers.mixer import Mixer, Projections
+from nestlearn.layers.self_modifying import MemoryMixer, MixerState, SelfModifyingTitans
+from nestlearn.layers.softmax import Softmax
+from nestlearn.layers.state import map_state, tensors_of
+from nestlearn.layers.titans import GateState, LayeredState, MemoryAsGate, MemoryAsLayer
+from nestlearn.layers.titans_context import ContextState, MemoryAsContext, Segment
+from nestlearn.layers.window import Window
 
 __all__ = [
     "Attention",
     "AttentionState",
     "CausalConvolution",
+    "ContextState",
     "ContinuumMemory",
     "FeedForward",
+    "GateState",
+    "LayeredState",
+    "MemoryAsContext",
+    "MemoryAsGate",
+    "MemoryAsLayer",
+    "MemoryMixer",
     "Mixer",
     "MixerState",
+    "Projections",
+    "Segment",
     "SelfModifyingTitans",
+    "Softmax",
+    "Window",
+    "WindowState",
+    "map_state",
+    "tensors_of",
 ]

@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from nestlearn.layers.mixer import Mixer
+from nestlearn.layers.softmax import Softmax
+from nestlearn.layers.window import Window, attend_window
 from nestlearn.memory import unit
 
 
 class AttentionState(NamedTuple):
-    """State of attention between pieces of a sequence.
+    """State of full attention between pieces of a sequence: it grows with every token.
 
     Attributes:
         key: Rotated keys of all tokens so far, ``[B, H, P, e]``.
@@ -26,42 +27,67 @@ class AttentionState(NamedTuple):
     tail: Tensor
 
 
+class WindowState(NamedTuple):
+    """State of window attention between pieces of a sequence, of constant size.
+
+    Attributes:
+        window: The last keys and values.
+        tail: Last inputs of the convolution, ``[B, conv_size - 1, 3 d]``.
+    """
+
+    window: Window
+    tail: Tensor
+
+
 class Attention(Mixer):
     """Causal softmax attention with rotary positions, normalised queries and keys, convolution and gate.
 
     Args:
         hidden_size: Width d of the residual stream.
         num_heads: Heads H, each of even width e = d / H.
+        window: Tokens that a token sees, itself included; None for all.
+        persistent_tokens: Learned keys and values that every token sees; see
+            :class:`~nestlearn.layers.softmax.Softmax`.
         conv_size: Width of the causal convolutions; 0 for none.
         rope_theta: Base of the rotary positions.
 
     Shapes: ``[B, T, d]`` in and out.
 
     Raises:
-        ValueError: If the heads do not divide the width, or their width is odd.
+        ValueError: If the heads do not divide the width, or their width is odd, or the window is empty.
     """
 
-    state_type = AttentionState
-
     def __init__(
-        self, hidden_size: int, num_heads: int, *, conv_size: int = 4, rope_theta: float = 10000.0
+        self,
+        hidden_size: int,
+        num_heads: int,
+        *,
+        window: int | None = None,
+        persistent_tokens: int = 0,
+        conv_size: int = 4,
+        rope_theta: float = 10000.0,
     ) -> None:
         if hidden_size % (2 * num_heads):
             raise ValueError(
                 f"hidden_size {hidden_size} does not divide into {num_heads} heads of even width, which "
                 "rotary positions need"
             )
+        if window is not None and window < 1:
+            raise ValueError(f"window must be at least 1 or None, got {window}")
         super().__init__(hidden_size, num_heads, conv_size)
-        self.rope_theta = rope_theta
-        # Unit queries and keys bound the logits by this learned inverse temperature.
-        self.sharpness = nn.Parameter(torch.full((num_heads, 1, 1), 4.0))
+        self.window = window
+        self.state_type = AttentionState if window is None else WindowState
+        self.softmax = Softmax(
+            num_heads,
+            hidden_size // num_heads,
+            persistent_tokens=persistent_tokens,
+            rope_theta=rope_theta,
+        )
 
-    def reset_parameters(self) -> None:
-        """Initial inverse temperature: logits up to 16."""
-        nn.init.constant_(self.sharpness, 4.0)
-
-    def forward(self, x: Tensor, state: AttentionState | None = None) -> tuple[Tensor, AttentionState]:
-        """Attend over a piece of a sequence and everything before it.
+    def forward(
+        self, x: Tensor, state: AttentionState | WindowState | None = None
+    ) -> tuple[Tensor, AttentionState | WindowState]:
+        """Attend over a piece of a sequence and what it sees of everything before it.
 
         Args:
             x: ``[B, T, d]``.
@@ -73,39 +99,43 @@ class Attention(Mixer):
         Raises:
             ValueError: If the state belongs to another configuration or batch size.
         """
+        if state is not None and not isinstance(state, self.state_type):
+            raise ValueError(
+                f"attention state is of type {type(state).__name__}, this layer needs "
+                f"{self.state_type.__name__}: a state belongs to one configuration"
+            )
+        if isinstance(state, AttentionState):
+            self._check(state, x)
+        streams, tail = self.streams(x, None if state is None else state.tail)
+        if self.window is None:
+            assert not isinstance(state, WindowState)
+            y, key, value = self._full(*streams, state)
+            return self.finish(y, x), AttentionState(key, value, tail)
+        assert not isinstance(state, AttentionState)
+        y, window = attend_window(self.softmax, streams, None if state is None else state.window, self.window)
+        return self.finish(y, x), WindowState(window, tail)
+
+    def _full(
+        self, key: Tensor, value: Tensor, query: Tensor, state: AttentionState | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Attention over all tokens so far: the result, and all keys and values."""
+        past, length = 0 if state is None else state.key.shape[2], key.shape[2]
+        query, key = self.softmax.scaled(query), self.softmax.turned(unit(key), past)
+        value = value.contiguous()  # a view would keep the queries alive with the session
+        mask = None
+        if state is not None:
+            key, value = torch.cat([state.key, key], dim=2), torch.cat([state.value, value], dim=2)
+            mask = torch.ones(length, past + length, dtype=torch.bool, device=key.device).tril(past)
+        return self.softmax.attend(query, self.softmax.turned(query, past), key, value, mask), key, value
+
+    def _check(self, state: AttentionState, x: Tensor) -> None:
         heads = (x.shape[0], self.num_heads, x.shape[2] // self.num_heads)
-        if state is not None and (*state.key.shape[:2], state.key.shape[3]) != heads:
+        if (*state.key.shape[:2], state.key.shape[3]) != heads:
             raise ValueError(
                 f"attention state is {tuple(state.key.shape)}, this layer and batch need "
                 f"({heads[0]}, {heads[1]}, any, {heads[2]}): a state belongs to one configuration and "
                 "one batch size"
             )
-        (key, value, query), tail = self.streams(x, None if state is None else state.tail)
-        past = 0 if state is None else state.key.shape[2]
-        cos, sin = _rotary(past, x.shape[1], query.shape[-1], self.rope_theta, x)
-        query = _rotate(unit(query), cos, sin) * self.sharpness * self.sharpness
-        key = _rotate(unit(key), cos, sin)
-        if state is not None:
-            key, value = torch.cat([state.key, key], dim=2), torch.cat([state.value, value], dim=2)
-        y = _attend(query, key, value, past)
-        return self.finish(y, x), AttentionState(key, value, tail)
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, past: int) -> Tensor:
-    """Causal attention of ``T`` queries over ``past + T`` keys."""
-    if past == 0:
-        return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=1.0)
-    mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril(past)
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=1.0)
-
-
-def _rotary(past: int, length: int, width: int, theta: float, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosines and sines ``[T, e / 2]`` of positions ``past .. past + length - 1``."""
-    frequency = theta ** (-torch.arange(0, width, 2, device=like.device, dtype=torch.float32) / width)
-    angle = torch.arange(past, past + length, device=like.device, dtype=torch.float32)[:, None] * frequency
-    return angle.cos().to(like.dtype), angle.sin().to(like.dtype)
-
-
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+__all__ = ["Attention", "AttentionState", "WindowState"]

@@ -13,7 +13,7 @@ from nestlearn.memory import MemoryParameters, MemoryRule, MemoryState, Streams,
 
 #: Write scale of the projection memories at the start; see docs/decisions.md.
 _PROJECTION_WRITE_SCALE = 0.1
-#: Gate biases at the start: half of the learning-rate range, a retention of 0.98 a token, half of the momentum.
+#: Gate biases at the start: half of the learning rate's range, retention 0.98 a token, half of the momentum.
 _GATE_BIAS = {"rate": 0.0, "retention": 4.0, "momentum": 0.0}
 
 
@@ -29,14 +29,8 @@ class MixerState(NamedTuple):
     tail: Tensor
 
 
-class SelfModifyingTitans(Mixer):
-    """Five (or six) associative memories a head that produce and learn their own keys, values and gates.
-
-    The residual stream is projected to three inputs (for key, value and query), convolved, and divided into
-    heads. The key, value, learning-rate and retention memories turn them into what the write needs; every
-    memory generates its own target and is written by delta gradient descent with weight decay. The main
-    memory's read is normalised, gated and projected back. With other rules it is a baseline: the (gated)
-    delta rule, linear attention, retention, TTT, or Titans' long-term memory.
+class MemoryMixer(Mixer):
+    """A mixer with associative memories; what it does with them is for the classes below and Titans' to say.
 
     Args:
         hidden_size: Width d of the residual stream.
@@ -46,13 +40,9 @@ class SelfModifyingTitans(Mixer):
         conv_size: Width of the causal convolutions; 0 for none.
         eps: Added to the mean square of the output norm.
 
-    Shapes: ``[B, T, d]`` in and out.
-
     Raises:
         ValueError: If the heads do not divide the width.
     """
-
-    state_type = MixerState
 
     def __init__(
         self,
@@ -114,6 +104,49 @@ class SelfModifyingTitans(Mixer):
         norm = (self.inner_scale, self.inner_shift) if rule.inner_norm else None
         return MemoryParameters(weights, *gates, scale, norm)
 
+    def recall(
+        self, streams: tuple[Tensor, Tensor, Tensor], state: MemoryState | None
+    ) -> tuple[Tensor, MemoryState]:
+        """Write the memories with a piece and read the main one, normalised.
+
+        Args:
+            streams: Inputs for key, value and query, each ``[B, H, T, e]``.
+            state: The memories before the piece, or None at the start of a sequence.
+
+        Returns:
+            ``[B, H, T, e]`` and the memories after the piece.
+        """
+        parameters = self.parameters_of_memory()
+        reads, state = chunk.self_modifying(Streams(*streams), parameters, state, self.rule)
+        normed: Tensor = self.norm(reads)
+        return normed, state
+
+
+class SelfModifyingTitans(MemoryMixer):
+    """Five (or six) associative memories a head that produce and learn their own keys, values and gates.
+
+    The residual stream is projected to three inputs (for key, value and query), convolved, and divided into
+    heads. The key, value, learning-rate and retention memories turn them into what the write needs; every
+    memory generates its own target and is written by delta gradient descent with weight decay. The main
+    memory's read is normalised, gated and projected back. With other rules it is a baseline: the (gated)
+    delta rule, linear attention, retention, TTT, or Titans' long-term memory.
+
+    Args:
+        hidden_size: Width d of the residual stream.
+        num_heads: Heads H, each of width e = d / H.
+        rule: Which memories there are and how they are written.
+        memory_expansion: Hidden width of an MLP memory in multiples of e.
+        conv_size: Width of the causal convolutions; 0 for none.
+        eps: Added to the mean square of the output norm.
+
+    Shapes: ``[B, T, d]`` in and out.
+
+    Raises:
+        ValueError: If the heads do not divide the width.
+    """
+
+    state_type = MixerState
+
     def forward(self, x: Tensor, state: MixerState | None = None) -> tuple[Tensor, MixerState]:
         """Read and write the memories over a piece of a sequence.
 
@@ -129,7 +162,8 @@ class SelfModifyingTitans(Mixer):
         """
         memory, tail = (None, None) if state is None else state
         streams, tail = self.streams(x, tail)
-        reads, memory = chunk.self_modifying(
-            Streams(*streams), self.parameters_of_memory(), memory, self.rule
-        )
-        return self.finish(self.norm(reads), x), MixerState(memory, tail)
+        reads, memory = self.recall(streams, memory)
+        return self.finish(reads, x), MixerState(memory, tail)
+
+
+__all__ = ["MemoryMixer", "MixerState", "SelfModifyingTitans"]

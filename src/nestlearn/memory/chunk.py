@@ -1,8 +1,9 @@
 """Self-modifying Titans a chunk at a time: the parallel twin of :mod:`nestlearn.memory.naive`.
 
-Every key, value, gate and gradient of a chunk comes from the snapshot at its start, so the writes are a linear
-recurrence that one triangular system solves exactly (:mod:`nestlearn.memory.write`). Batch and heads are one
-axis N and all memories one stack: few and large products. Autograd differentiates through every write.
+Every key, value, gate and gradient of a chunk comes from the snapshot at its start, so the writes are a
+linear recurrence that one triangular system solves exactly (:mod:`nestlearn.memory.write`). Batch and heads
+are one axis N and all memories one stack: few and large products. Autograd differentiates through every
+write.
 """
 
 from __future__ import annotations
@@ -106,11 +107,13 @@ def _after(fast: Fast, piece: Piece, rule: MemoryRule, heads: int) -> Fast:
     if all(map(all, piece.due)):
         fast = fast._replace(snapshot=fast.running)
     elif any(map(any, piece.due)):
-        apart = [tuple(w.unflatten(0, (-1, heads)) for w in group) for group in (fast.snapshot, fast.running)]
-        chosen = refresh(*apart, piece, rule)
-        if chosen is apart[1]:
+        old, new = (
+            tuple(w.unflatten(0, (-1, heads)) for w in group) for group in (fast.snapshot, fast.running)
+        )
+        chosen = refresh(old, new, piece, rule)
+        if chosen is new:
             fast = fast._replace(snapshot=fast.running)
-        elif chosen is not apart[0]:
+        elif chosen is not old:
             fast = fast._replace(snapshot=tuple(w.flatten(0, 1) for w in chosen))
     if not piece.cut:
         return fast

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nestlearn.memory.bricks import shift
+
 #: Tokens whose pairwise retentions per channel are formed at once.
 _BLOCK = 16
 
@@ -77,9 +79,7 @@ class HeadDecay:
         ratio = _ratios(until)
         column = rate.mT
         self.inclusive = ratio * column
-        self.strict = _shift(self.inclusive)
-        self._until = until.exp()
-        self._before = F.pad(self._until[..., :-1], (1, 0), value=1.0)
+        self.gamma = until.exp()
         self.momentum: Momentum | None = None
         if log_momentum is not None:
             since = torch.cumsum(log_momentum, -1)
@@ -89,7 +89,7 @@ class HeadDecay:
             self.momentum = Momentum(
                 F.pad(start[..., :-1], (1, 0)),
                 start,
-                _shift(inclusive),
+                shift(inclusive),
                 inclusive,
                 (speed * column)[..., -1:].mT,
                 since[..., -1:].exp(),
@@ -97,7 +97,7 @@ class HeadDecay:
 
     def system(self, keys: Tensor) -> Tensor:
         """See :class:`Decay`."""
-        return self.strict * (keys.mT @ keys)
+        return shift(self.inclusive) * (keys.mT @ keys)
 
     def pairs(self, keys: Tensor, queries: Tensor) -> Tensor:
         """See :class:`Decay`."""
@@ -105,15 +105,17 @@ class HeadDecay:
 
     def before(self, weight: Tensor, keys: Tensor, outputs: Tensor | None) -> Tensor:
         """See :class:`Decay`."""
-        return self._before * (weight @ keys if outputs is None else outputs)
+        return F.pad(self.gamma[..., :-1], (1, 0), value=1.0) * (
+            weight @ keys if outputs is None else outputs
+        )
 
     def until(self, weight: Tensor, queries: Tensor) -> Tensor:
         """See :class:`Decay`."""
-        return self._until * (weight @ queries)
+        return self.gamma * (weight @ queries)
 
     def carry(self, weight: Tensor) -> Tensor:
         """See :class:`Decay`."""
-        return self._until[..., -1:] * weight
+        return self.gamma[..., -1:] * weight
 
     def end(self, keys: Tensor) -> Tensor:
         """See :class:`Decay`."""
@@ -122,7 +124,7 @@ class HeadDecay:
     def each(self) -> HeadDecay:
         """The same for weights with one more axis, of the memories."""
         twin = object.__new__(HeadDecay)
-        for name in ("inclusive", "strict", "_until", "_before"):
+        for name in ("inclusive", "gamma"):
             setattr(twin, name, getattr(self, name)[:, None])
         twin.momentum = (
             None if self.momentum is None else Momentum(*(part[:, None] for part in self.momentum))
@@ -196,11 +198,6 @@ def _ratios(log_product: Tensor) -> Tensor:
     length = log_product.shape[-1]
     earlier = torch.ones(length, length, dtype=torch.bool, device=log_product.device).tril(-1)
     return (log_product - log_product.mT).masked_fill(earlier, -torch.inf).exp()
-
-
-def _shift(pairs: Tensor) -> Tensor:
-    """The pair matrix for readers one token earlier: strictly upper triangular."""
-    return F.pad(pairs[..., :-1], (1, 0))
 
 
 __all__ = ["ChannelDecay", "Decay", "HeadDecay", "Momentum"]

@@ -45,8 +45,8 @@ def activation_curvature(x: Tensor, kind: Activation) -> Tensor:
     if kind == "relu":
         return torch.zeros_like(x)
     if kind == "silu":
-        p = torch.sigmoid(x)
-        return p * (1.0 - p) * torch.addcmul(torch.full_like(x, 2.0), x, 1.0 - 2.0 * p)
+        p, slope = torch.sigmoid(x), activation_derivative(x, kind)
+        return p + slope - 2.0 * p * slope
     square = x * x
     tanh = torch.tanh(_SQRT_2_OVER_PI * x * (1.0 + _CUBIC * square))
     slope = _SQRT_2_OVER_PI * (1.0 + 3.0 * _CUBIC * square)
@@ -112,6 +112,9 @@ def initial_state(parameters: MemoryParameters, streams: Streams, rule: MemoryRu
     )
     if rule.rest == "initial":
         weights = tuple(torch.zeros_like(w) for w in weights)
+    else:
+        # Copies: an optimizer's step in place must not change a session that has begun.
+        weights = tuple(w.clone() for w in weights)
     momentum = tuple(torch.zeros_like(w) for w in weights) if rule.momentum else ()
     return MemoryState(weights, weights, momentum, torch.zeros(batch, dtype=torch.long))
 
@@ -154,7 +157,7 @@ def check_inputs(
             if tuple(tensor.shape) != expected or tensor.dtype != dtype:
                 raise ValueError(
                     f"memory state has {name} {tuple(tensor.shape)} of {tensor.dtype} but this layer and "
-                    f"batch need {expected} of {dtype}: a state belongs to one configuration and one batch size"
+                    f"batch need {expected} of {dtype}: a state belongs to one configuration and one batch"
                 )
     largest = max(rule.chunk_sizes)
     position = state.position

@@ -162,7 +162,7 @@ class _Token:
 
     def normed(self, out: Tensor, i: int) -> Tensor:
         """The memory's output behind its inner norm, if there is one."""
-        return inner_norm(out, *(n[i] for n in self.p.norm)) if self.p.norm is not None else out
+        return out if self.p.norm is None else inner_norm(out, self.p.norm[0][i], self.p.norm[1][i])
 
     def gates(self, x: Streams, snapshot: Weights) -> Gates:
         """Learning rate, retention and momentum, read out of their memories (SPEC 6.9)."""
@@ -209,7 +209,8 @@ class _Token:
         gates: Gates,
     ) -> list[tuple[Tensor, Tensor | None]]:
         """Eq. 88 for each weight of one memory, with its own input and the snapshot's gradient."""
-        rule, speed = self.rule, momentum or [None] * len(running)
+        rule = self.rule
+        speed: Sequence[Tensor | None] = momentum or [None] * len(running)
         if len(snapshot) == 1:
             return [_delta(running[0], speed[0], k, error, gates, rule.erase != "none")]
         a = _apply(snapshot[1], k)

@@ -1,4 +1,4 @@
-"""The memories of one layer as stacks of weights, and their reads. Tokens are columns, ``[N, channels, C]``."""
+"""The memories of one layer as stacks of weights, and their reads. Tokens are columns ``[N, i, C]``."""
 
 from __future__ import annotations
 
@@ -79,7 +79,8 @@ class Layer(NamedTuple):
         """Outputs of the memories from ``start`` to ``stop`` behind their inner norms, if there are any."""
         if self.norm is None:
             return out
-        return inner_norm(out, *(n[:, start:stop] for n in self.norm), dim=-2)
+        scale, shift = self.norm
+        return inner_norm(out, scale[:, start:stop], shift[:, start:stop], -2)
 
 
 class Projected(NamedTuple):
@@ -103,7 +104,8 @@ class Projected(NamedTuple):
 
 def shared(weights: Tensor, z: Tensor) -> Tensor:
     """``W z`` of stacked weights ``[N, m, o, i]`` with one input ``[N, i, C]``: ``[N, m, o, C]``."""
-    return (weights.flatten(1, 2) @ z).unflatten(1, weights.shape[1:3])
+    out: Tensor = (weights.flatten(1, 2) @ z).unflatten(1, weights.shape[1:3])
+    return out
 
 
 def project(x: Streams, memories: Weights, layer: Layer) -> Projected:

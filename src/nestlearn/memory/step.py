@@ -22,7 +22,7 @@ from nestlearn.memory.write import Change, write
 
 
 class Fast(NamedTuple):
-    """The fast weights of one layer, each ``[N, M, o, i]``; see :class:`~nestlearn.memory.types.MemoryState`."""
+    """The fast weights of one layer, each ``[N, M, o, i]``, as in a memory's state."""
 
     running: Weights
     snapshot: Weights
@@ -129,7 +129,7 @@ def _mlp(
         read = layer.outputs(p.query, tuple(w[:, -1:] for w in memories))[:, 0]
     new_inner, speed_in = change_in.end(flat, _flat(speed_in))
     new_outer, speed_out = change_out.end(outer, speed_out)
-    speeds = ()
+    speeds: Weights = ()
     if speed_in is not None and speed_out is not None:
         speeds = (speed_out, speed_in.unflatten(1, sizes))
     return (new_outer, new_inner.unflatten(1, sizes)), speeds, _finish(read, p.query, layer)
@@ -154,8 +154,7 @@ def _mlp_read(p: Projected, change_in: Change, change_out: Change, fast: Fast, l
     if layer.base_main is not None:
         linear = linear + layer.base_main[1] @ p.query
     middle = layer.features(linear)
-    parts = (None if part is None else part[:, -1] for part in (change_out.erased, change_out.stepped))
-    read = Change(change_out.keys[:, -1], *parts, p.decay).read(outer, speed_out, middle)
+    read = change_out.memory(-1, p.decay).read(outer, speed_out, middle)
     return read if layer.base_main is None else read + layer.base_main[0] @ middle
 
 

@@ -7,7 +7,7 @@ the first t retentions,
     U (I + L) = -(G + W_0 K Diag(gamma_{t-1})),     L[s, t] = (gamma_{t-1} / gamma_s) eta_s <k_s, k_t>, s < t
     W_t q = gamma_t W_0 q + sum_{s <= t} (gamma_t / gamma_s) eta_s <k_s, q> u_s
 
-and with momentum, where ``p_t = W_{t-1} k_t`` and ``D`` are the sums of :class:`~nestlearn.memory.decay.Momentum`,
+and with momentum, where ``p_t = W_{t-1} k_t`` and ``D`` are the sums of ``nestlearn.memory.decay.Momentum``,
 
     P (I + L) = W_0 K Diag(gamma_{t-1}) + S_0 K Diag(before) - G (D_{t-1} * K^T K)
 """
@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from nestlearn.memory.bricks import solve
+from nestlearn.memory.bricks import delta, solve
 from nestlearn.memory.decay import Decay, HeadDecay
 
 
@@ -31,17 +31,24 @@ class Change(NamedTuple):
             there is nothing.
         stepped: ``[..., o, C]``, ``-g_t`` where it goes through the momentum; None without momentum.
         decay: Gates.
+        after: The weight after the chunk, where it is known already.
     """
 
     keys: Tensor
     erased: Tensor | None
     stepped: Tensor | None
     decay: Decay
+    after: Tensor | None = None
 
     def rows(self, start: int, stop: int | None = None) -> Change:
         """The change of some output rows only."""
-        parts = (None if part is None else part[..., start:stop, :] for part in (self.erased, self.stepped))
-        return Change(self.keys, *parts, self.decay)
+        erased, stepped = (None if p is None else p[..., start:stop, :] for p in (self.erased, self.stepped))
+        return Change(self.keys, erased, stepped, self.decay)
+
+    def memory(self, i: int, decay: Decay) -> Change:
+        """The change of one of stacked memories with keys of their own; ``decay`` is without their axis."""
+        erased, stepped = (None if p is None else p[:, i] for p in (self.erased, self.stepped))
+        return Change(self.keys[:, i], erased, stepped, decay)
 
     def read(self, weight: Tensor, momentum: Tensor | None, queries: Tensor) -> Tensor:
         """``W_t q_t`` of every token, ``[..., o, C]``, from the state before the chunk."""
@@ -57,6 +64,8 @@ class Change(NamedTuple):
 
     def end(self, weight: Tensor, momentum: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Weight and momentum after the chunk."""
+        if self.after is not None:
+            return self.after, None
         weight = self.decay.carry(weight)
         if self.erased is not None:
             weight = weight + self.erased @ self.decay.end(self.keys).mT
@@ -95,9 +104,11 @@ def write(
     if momentum is None:
         if not erase:
             return Change(keys, step, None, decay)
-        return Change(
-            keys, solve(decay.system(keys), step - decay.before(weight, keys, outputs)), None, decay
-        )
+        if isinstance(decay, HeadDecay):
+            erased, after = delta(weight, keys, step, decay.inclusive, decay.gamma, outputs)
+            return Change(keys, erased, None, decay, after)
+        erased = solve(decay.system(keys), step - decay.before(weight, keys, outputs))
+        return Change(keys, erased, None, decay)
     if not erase:
         return Change(keys, None, step, decay)
     speed = decay.momentum

@@ -24,7 +24,7 @@ class HopeConfig(PreTrainedConfig):
     Hope-Attention          ``mixer="attention"``
     Transformer             ``mixer="attention", cms_periods=(n,)``: one feed-forward block per layer
     Samba-style hybrid      ``mixer=("self_modifying", "attention", ...), window=n``
-    Titans                  ``"titans"`` (its memory alone), ``"titans_mac"``, ``"titans_mag"``, ``"titans_mal"``
+    Titans                  ``"titans"``, the memory; ``"titans_mac"``, ``"titans_mag"``, ``"titans_mal"``
     delta rule              ``"gated_delta"``; ``"delta"`` (DeltaNet)
     linear attention        ``"linear_attention"``; ``"retention"`` (RetNet)
     test-time training      ``"ttt_linear"``, ``"ttt_mlp"``
@@ -71,13 +71,14 @@ class HopeConfig(PreTrainedConfig):
             or one over ``chunk_size`` for "l2" without the erase.
         backprop_chunks: Cut the graph after every so many chunks of a pass; None for none.
         checkpoint_chunks: Keep only the state after every so many chunks for the backward pass; 0 keeps all.
-        window: Tokens that attention sees, this one included; None for all.
+        window: Tokens that attention sees, this one included; None for all, and for 64 in ``"titans_mag"``
+            and ``"titans_mal"``. ``"titans_mac"`` attends within segments of ``chunk_size`` tokens.
         persistent_tokens: Learned keys and values that attention always sees.
         conv_size: Width of the causal convolutions; 0 for none.
         cms_variant: ``"sequential"`` (Eq. 73), ``"nested"`` (Eq. 72) or ``"independent"`` (Eq. 74).
         cms_periods: Tokens between the updates of each feed-forward block, fast to slow; each a multiple
             of the one before.
-        rope_theta: Base of the rotary positions of ``mixer="attention"``.
+        rope_theta: Base of the rotary positions of attention.
         rms_norm_eps: Added to the mean square in normalisations.
         initializer_range: Standard deviation of initial embeddings.
         tie_word_embeddings: The output matrix is the embedding.

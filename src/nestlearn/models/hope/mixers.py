@@ -10,8 +10,8 @@ from nestlearn.memory import MemoryRule
 if TYPE_CHECKING:
     from nestlearn.models.hope.configuration import HopeConfig
 
-#: Mixers that are one rule of :class:`~nestlearn.memory.SelfModifyingTitans` with static projections, and what
-#: the rule is. All read the main memory causally unless the configuration says otherwise.
+#: Mixers that are one rule of :class:`~nestlearn.layers.SelfModifyingTitans` with static projections, and
+#: what the rule is. All read the main memory causally unless the configuration says otherwise.
 BASELINES: Mapping[str, Mapping[str, Any]] = {
     "gated_delta": {"kind": "matrix", "objective": "dot"},
     "delta": {"kind": "matrix", "objective": "dot", "retention": "none"},

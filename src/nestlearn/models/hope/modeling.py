@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -16,27 +16,39 @@ from nestlearn.layers import (
     Attention,
     CausalConvolution,
     ContinuumMemory,
+    MemoryAsContext,
+    MemoryAsGate,
+    MemoryAsLayer,
     Mixer,
     SelfModifyingTitans,
+    Softmax,
 )
 from nestlearn.levels import Level
 from nestlearn.models.hope.cache import HopeCache, LayerState
 from nestlearn.models.hope.configuration import HopeConfig
 
+_COMBINATIONS = {"titans_mac": MemoryAsContext, "titans_mag": MemoryAsGate, "titans_mal": MemoryAsLayer}
+
 
 def build_mixer(config: HopeConfig, mixer: str) -> Mixer:
     """One layer's mixer, by its name."""
     d, heads = config.hidden_size, config.num_heads
+    attention: dict[str, Any] = {
+        "window": config.window,
+        "persistent_tokens": config.persistent_tokens,
+        "rope_theta": config.rope_theta,
+    }
     if mixer == "attention":
-        return Attention(d, heads, conv_size=config.conv_size, rope_theta=config.rope_theta)
-    return SelfModifyingTitans(
-        d,
-        heads,
-        config.memory_rule(mixer),
-        memory_expansion=config.memory_expansion,
-        conv_size=config.conv_size,
-        eps=config.rms_norm_eps,
-    )
+        return Attention(d, heads, conv_size=config.conv_size, **attention)
+    memory: dict[str, Any] = {
+        "rule": config.memory_rule(mixer),
+        "memory_expansion": config.memory_expansion,
+        "conv_size": config.conv_size,
+        "eps": config.rms_norm_eps,
+    }
+    if mixer in _COMBINATIONS:
+        return _COMBINATIONS[mixer](d, heads, **memory, **attention)
+    return SelfModifyingTitans(d, heads, **memory)
 
 
 class HopeBlock(nn.Module):
@@ -80,7 +92,7 @@ class HopePreTrainedModel(PreTrainedModel):
             nn.init.normal_(module.weight, std=self.config.initializer_range)
         elif isinstance(module, nn.RMSNorm):
             nn.init.ones_(module.weight)
-        elif isinstance(module, Mixer | CausalConvolution | ContinuumMemory):
+        elif isinstance(module, Mixer | Softmax | CausalConvolution | ContinuumMemory):
             module.reset_parameters()
 
     @classmethod
@@ -157,15 +169,12 @@ class HopeModel(HopePreTrainedModel):
         """The cache's states, checked against this model; None for each layer at the start of a sequence."""
         if cache is None or not cache.layers:
             return [None] * len(self.layers)
-        if len(cache.layers) != len(self.layers) or not all(
-            isinstance(state, layer.mixer.state_type)
-            for state, layer in zip(cache.layers, self.layers, strict=False)
-        ):
-            kinds = ", ".join(layer.mixer.state_type.__name__ for layer in self.layers)
+        found = [type(state).__name__ for state in cache.layers]
+        needed = [cast(HopeBlock, layer).mixer.state_type.__name__ for layer in self.layers]
+        if found != needed:
             raise ValueError(
-                f"past_key_values has {len(cache.layers)} layers "
-                f"({', '.join(type(state).__name__ for state in cache.layers)}), this model {len(self.layers)} "
-                f"({kinds}): a cache belongs to one model"
+                f"past_key_values has {len(found)} layers ({', '.join(found)}), this model {len(needed)} "
+                f"({', '.join(needed)}): a cache belongs to one model"
             )
         return list(cache.layers)
 
