@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from nestlearn.memory import MemoryRule, bricks, chunk
+from nestlearn.memory import MemoryRule, bricks, chunk, naive
+from nestlearn.memory.decay import HeadDecay
 from nestlearn.memory.functional import (
     activate,
     activation_curvature,
@@ -95,6 +97,31 @@ def test_solve() -> None:
     assert gradcheck(bricks.solve, (upper, right))
 
 
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("gates", ["for each", "for all memories"])
+def test_delta(gates: str, known: bool) -> None:
+    """One chunk token by token, for stacked weights whose gates are their own or broadcast."""
+    shape = (2, 3) if gates == "for each" else (2, 1)
+    weight, keys, step = randn(2, 3, 2, 4), randn(2, 3, 4, 5, seed=1), randn(2, 3, 2, 5, seed=2)
+    rate, retention = randn(*shape, 1, 5, seed=3), randn(*shape, 1, 5, seed=4)
+
+    def run(
+        weight: Tensor, keys: Tensor, step: Tensor, rate: Tensor, retention: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        decay = HeadDecay(torch.sigmoid(rate), F.logsigmoid(retention))
+        outputs = weight @ keys if known else None
+        return bricks.delta(weight, keys, step, decay.inclusive, decay.gamma, outputs)
+
+    inputs = (weight, keys, step, rate, retention)
+    _, after = run(*inputs)
+    gates_of = torch.sigmoid(rate), F.logsigmoid(retention)
+    expected, _ = naive.delta_write(
+        weight, keys.mT, -step.mT, *(g[..., 0, :].expand(2, 3, 5) for g in gates_of), erase=True
+    )
+    assert relative_error(expected, after) < 1e-12
+    assert gradcheck(run, inputs)
+
+
 def test_influences_that_are_negligible_are_dropped() -> None:
     upper = torch.zeros(2, 2, dtype=torch.float64)
     upper[0, 1] = 1e-30
@@ -170,8 +197,6 @@ def test_gradients_through_two_chunks(rule: MemoryRule) -> None:
 @pytest.mark.parametrize("twin", ["naive", "chunk"])
 @pytest.mark.parametrize(("cut", "reached"), [(None, range(8)), (2, range(4, 8)), (1, range(6, 8))])
 def test_the_graph_is_cut_after_so_many_chunks(cut: int | None, reached: range, twin: str) -> None:
-    from nestlearn.memory import naive
-
     rule = MemoryRule(chunk_size=2, backprop_chunks=cut)
     make = Maker(rule)
     parameters, streams = make.parameters(), make.streams(8)

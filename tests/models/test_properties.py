@@ -84,7 +84,9 @@ def test_every_parameter_gets_a_gradient_from_the_language_model_loss(changes: C
         for name in stacked:
             parameter = getattr(layer.mixer, name, None)
             if parameter is not None:
-                norms = parameter.grad.flatten(2).norm(dim=-1) if parameter.dim() > 2 else parameter.grad.abs()
+                norms = (
+                    parameter.grad.flatten(2).norm(dim=-1) if parameter.dim() > 2 else parameter.grad.abs()
+                )
                 assert (norms > 0).all(), f"{name} by memory and head: {norms}"
 
 

@@ -31,7 +31,9 @@ def test_every_allowed_pair_of_options_is_covered() -> None:
     for pair in pairs_of(OPTIONS):
         partial = {name: OPTIONS[name][i] for name, i in pair}
         impossible = partial.get("gates") == "channel" and (
-            partial.get("memory") == "mlp" or partial.get("momentum") or partial.get("retention", "gated") != "gated"
+            partial.get("memory") == "mlp"
+            or partial.get("momentum")
+            or partial.get("retention", "gated") != "gated"
         )
         assert (pair in found) is not impossible, partial
         assert completes(partial) is not impossible, partial
@@ -39,4 +41,6 @@ def test_every_allowed_pair_of_options_is_covered() -> None:
 
 def test_every_mixer_is_there() -> None:
     mixers = [changes.get("mixer", "self_modifying") for changes in ALL]
-    assert set(MIXERS) <= {name for mixer in mixers for name in ((mixer,) if isinstance(mixer, str) else mixer)}
+    assert set(MIXERS) <= {
+        name for mixer in mixers for name in ((mixer,) if isinstance(mixer, str) else mixer)
+    }

@@ -41,7 +41,7 @@ OPTIONS: dict[str, list[Any]] = {
     "conv_size": [4, 0, 1],
 }
 #: Rules without bounds stay small for the length of a test.
-BOUND: Changes = {"rate_max": 0.1}
+BOUND: Changes = {"rate_max": 0.03}
 
 
 @functools.cache
