@@ -50,7 +50,7 @@ def same(a: tuple[Tensor, dict[str, Tensor], int], b: tuple[Tensor, dict[str, Te
 def test_gradient_checkpointing_by_layer_changes_nothing(changes: Changes) -> None:
     plain, again = (tiny_model(**changes).train() for _ in range(2))
     enable(again)
-    assert again.is_gradient_checkpointing
+    assert again.model.gradient_checkpointing
     expected, got = outcome(plain), outcome(again)
     same(expected, got)
     assert got[2] < expected[2]

@@ -154,7 +154,7 @@ def test_one_mixer_for_all_layers_or_one_for_each() -> None:
     for count in (1, 3):
         with pytest.raises(ValueError, match=f"mixer names 2 layers, num_hidden_layers is {count}"):
             tiny_config(num_hidden_layers=count, mixer=["delta", "attention"])
-    with pytest.raises(ValueError, match="mixer must be one of .*got 'mamba'"):
+    with pytest.raises(ValueError, match=r"mixer must be one of .*got 'mamba'"):
         tiny_config(num_hidden_layers=2, mixer=["delta", "mamba"])
     with pytest.raises(ValueError, match="'attention' has no memories"):
         tiny_config(mixer="attention").memory_rule()

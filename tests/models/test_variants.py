@@ -12,8 +12,9 @@ from tests.pairwise import covered, pairs_of
 #: Fields that are no options of the memories: sizes, and what is combined or tested elsewhere.
 ELSEWHERE = {
     "vocab_size", "hidden_size", "num_hidden_layers", "num_heads", "intermediate_size", "mixer", "rate_max",
-    "backprop_chunks", "window", "persistent_tokens", "cms_variant", "cms_periods", "rope_theta", "rms_norm_eps",
-    "initializer_range", "tie_word_embeddings", "use_cache", "bos_token_id", "eos_token_id", "pad_token_id",
+    "backprop_chunks", "window", "persistent_tokens", "cms_variant", "cms_periods", "rope_theta",
+    "rms_norm_eps", "initializer_range", "tie_word_embeddings", "use_cache",
+    "bos_token_id", "eos_token_id", "pad_token_id",
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The configurations that the properties are held against: every mixer, option and Continuum Memory System."""
+"""The configurations that the properties are held against: every mixer, option and level system."""
 
 from __future__ import annotations
 
