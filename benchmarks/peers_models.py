@@ -280,8 +280,8 @@ def floor_operations(contestant: Contestant, module: nn.Module, size: Size, leng
         return 6.0 * weights + attention if contestant.package is None else None
     if config.get("mixer") == "attention":
         return 6.0 * weights + attention
-    # Products of a token with a head's square block: two reads (the gates are folded into vectors), four
-    # targets, five outputs, one query, five writes; in the gated delta rule one, one and one.
-    uses = 3 if config.get("mixer") == "gated_delta" else 17
+    # Products of a token with a head's square block: four reads, four targets, five outputs, one query, five
+    # writes, and the change's own outputs and query; in the gated delta rule one, one and one.
+    uses = 3 if config.get("mixer") == "gated_delta" else 25
     blocks = 2 if config.get("memory") == "mlp" else 1
     return 6.0 * (weights + size.layers * uses * blocks * size.dim * size.head)

@@ -125,10 +125,12 @@ class _Contestant:
         flops = 6.0 * weights
         config = self.model.config
         if config.mixer != "attention":
-            # Products of a token with e x e blocks: two reads (the gates are folded into vectors), four
-            # targets, five outputs, one query, five writes; in the gated delta rule one, one and one.
+            # Products of a token with e x e blocks: four reads, four targets, five outputs, one query, five
+            # writes; with memories that rest at their initial states the change's outputs and query too. In
+            # the gated delta rule one, one and one.
             width = config.hidden_size // config.num_heads
-            uses = 17 if config.mixer == "self_modifying" else 3
+            uses = 25 if config.rest == "initial" else 19
+            uses = uses if config.mixer == "self_modifying" else 3
             layers = 2 if config.memory == "mlp" and config.mixer == "self_modifying" else 1
             flops += 6.0 * config.num_hidden_layers * uses * layers * config.hidden_size * width
         return float(flops)

@@ -56,7 +56,8 @@ class CausalConvolution(nn.Module):
             return x, x[:, :0].clone()
         if tail is None:
             tail = x.new_zeros(x.shape[0], self.width - 1, x.shape[2])
-        padded = torch.cat([tail, x], dim=1)
-        y = F.conv1d(padded.transpose(1, 2), self.weight, self.bias, groups=x.shape[2]).transpose(1, 2)
+        padded = torch.cat([tail.mT, x.mT], dim=2)  # [B, channels, T], the convolution's own layout
+        y = F.silu(F.conv1d(padded, self.weight, self.bias, groups=x.shape[2])).mT
         # A copy: a view would keep the whole piece alive with the session.
-        return F.silu(y), padded[:, padded.shape[1] - (self.width - 1) :].clone()
+        rest = padded[:, :, padded.shape[2] - (self.width - 1) :].mT
+        return y, rest.clone(memory_format=torch.contiguous_format)

@@ -42,7 +42,9 @@ class Projections(nn.Module):
         """
         projected = torch.cat([self.key_proj(x), self.value_proj(x), self.query_proj(x)], dim=-1)
         mixed, tail = self.convolution(projected, tail)
-        key, value, query = mixed.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        # Divided with the tokens last, as the convolution leaves them in memory: no copies either way.
+        columns = mixed.mT.unflatten(1, (3, self.num_heads, -1))
+        key, value, query = (part.mT for part in columns.unbind(1))
         return (key, value, query), tail
 
 
