@@ -96,6 +96,15 @@ def of_state(**change: Callable[[Any], Any]) -> Change:
     )
 
 
+def with_number(value: float, stream: str) -> Change:
+    def change(x: Streams) -> Streams:
+        bad = getattr(x, stream).detach().clone()
+        bad[1, 0, 2, 3] = value
+        return x._replace(**{stream: bad})
+
+    return of_streams(change)
+
+
 BAD_INPUTS: list[tuple[str, Change, str]] = [
     (
         "short value",
@@ -116,6 +125,9 @@ BAD_INPUTS: list[tuple[str, Change, str]] = [
     ("width", of_streams(lambda x: Streams(*(s[..., :3] for s in x))), "2 heads of width 3, .* 2 of 5"),
     ("batch", of_streams(lambda x: Streams(*(s[:1] for s in x))), r"batch need \(1, 2, 5, 5, 7\)"),
     ("type of streams", of_streams(lambda x: Streams(*(s.float() for s in x))), "need .* of torch.float32"),
+    ("not a number", with_number(NAN, "key"), "key stream holds nan .1 numbers"),
+    ("infinite", with_number(INF, "value"), "value stream holds inf .1 numbers"),
+    ("minus infinite", with_number(-INF, "query"), "query stream holds -inf .1 numbers"),
     ("layers", of_state(weights=lambda w: w[:1]), "1 weights tensors, this layer 2"),
     ("snapshot", of_state(snapshot=lambda w: ()), "0 snapshot tensors, this layer 2"),
     ("no momentum", of_state(momentum=lambda w: ()), "0 momentum tensors, this layer 2"),
@@ -143,6 +155,14 @@ def test_bad_inputs_are_named_and_change_nothing(twin: Any, change: Change, word
         twin.self_modifying(*bad, RULE)
     assert all(torch.equal(a, b) for a, b in zip(kept, bits, strict=True))
     twin.self_modifying(streams, parameters, state, RULE)  # and the state is still of use
+
+
+def test_finite_numbers_whose_sum_overflows_are_accepted() -> None:
+    rule = MemoryRule(chunk_size=4)
+    make = Maker(rule, dtype=torch.float32)
+    streams = make.streams(3)
+    large = torch.full_like(streams.query, 1e38)
+    chunk.self_modifying(streams._replace(query=large), make.parameters(), None, rule)
 
 
 @pytest.mark.parametrize("twin", [naive, chunk], ids=["naive", "chunk"])
