@@ -17,8 +17,11 @@ def relative_error(expected: Tensor, got: Tensor) -> float:
     assert expected.shape == got.shape, f"{tuple(got.shape)} instead of {tuple(expected.shape)}"
     if expected.numel() == 0:
         return 0.0
-    difference = (expected.detach() - got.detach()).flatten().square().mean().sqrt()
-    return (difference / (expected.detach().flatten().square().mean().sqrt() + 1e-8)).item()
+    expected, got = (
+        t.detach().flatten().to(torch.promote_types(t.dtype, torch.float32)) for t in (expected, got)
+    )
+    difference = (expected - got).square().mean().sqrt()
+    return (difference / (expected.square().mean().sqrt() + 1e-8)).item()
 
 
 def tiny_config(**changes: Any) -> Any:

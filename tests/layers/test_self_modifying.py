@@ -9,16 +9,23 @@ import torch
 import torch.nn.functional as F
 
 from nestlearn.layers import SelfModifyingTitans
-from nestlearn.memory import MemoryRule, MemoryState, Streams, naive
+from nestlearn.memory import MemoryRule, Streams, naive
+from nestlearn.memory.rule import PROJECTIONS, QUERY
 from tests.helpers import copy_tree, relative_error, state_tensors
+from tests.memory.rules import short
 
 B, T, D, H = 2, 11, 16, 2
 
 RULES = [
     MemoryRule(kind="matrix", chunk_size=4),
     MemoryRule(kind="mlp", chunk_size=4),
-    MemoryRule(kind="mlp", chunk_size=4, objective="dot", adaptive_query=True, causal_reads=False),
-    MemoryRule(kind="matrix", chunk_size=4, objective="dot", adaptive=False),
+    MemoryRule(kind="mlp", chunk_size=4, adaptive=("key", "value", "query"), causal_reads=False),
+    MemoryRule(kind="matrix", chunk_size=4, adaptive=(), rest="zero"),
+    MemoryRule(kind="mlp", chunk_size=4, objective="l2", inner_norm=True, momentum=True, rate_max=0.1),
+    MemoryRule(kind="matrix", chunk_size=4, gates="channel"),
+    MemoryRule(
+        kind="matrix", chunk_size=4, adaptive=(), erase="none", rate="one", retention="fixed", rest="zero"
+    ),
 ]
 
 
@@ -32,7 +39,7 @@ def inputs(seed: int = 0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("conv_size", [0, 4])
-@pytest.mark.parametrize("rule", RULES, ids=str)
+@pytest.mark.parametrize("rule", RULES, ids=short)
 def test_it_is_the_equations_between_projections_norm_and_gate(rule: MemoryRule, conv_size: int) -> None:
     titans, x = layer(rule, conv_size=conv_size), inputs()
     torch.nn.init.normal_(titans.norm.weight)
@@ -49,7 +56,7 @@ def test_it_is_the_equations_between_projections_norm_and_gate(rule: MemoryRule,
 
 
 @pytest.mark.parametrize("sizes", [[1] * T, [4, 4, 3], [5, 6], [10, 1]])
-@pytest.mark.parametrize("rule", RULES, ids=str)
+@pytest.mark.parametrize("rule", RULES, ids=short)
 def test_pieces_equal_one_pass_and_leave_states_as_they_were(rule: MemoryRule, sizes: list[int]) -> None:
     titans, x = layer(rule), inputs()
     whole, end = titans(x)
@@ -65,7 +72,7 @@ def test_pieces_equal_one_pass_and_leave_states_as_they_were(rule: MemoryRule, s
         assert all(torch.equal(a, b) for a, b in zip(state_tensors(kept), bits, strict=True))
 
 
-@pytest.mark.parametrize("rule", RULES, ids=str)
+@pytest.mark.parametrize("rule", RULES, ids=short)
 def test_heads_are_independent(rule: MemoryRule) -> None:
     """Values of one head never reach another before the output projection."""
     titans, x = layer(rule), inputs()
@@ -85,22 +92,38 @@ def test_initial_states() -> None:
     assert torch.allclose(parameters.write_scale[:-1], torch.tensor(0.1))
     assert torch.equal(parameters.write_scale[-1], torch.ones(2))
     assert torch.sigmoid(parameters.gate_bias[1]).allclose(torch.tensor(0.982), atol=1e-3)
-    mlp = SelfModifyingTitans(64, 2, MemoryRule(adaptive_query=True), memory_expansion=3)
+    mlp = SelfModifyingTitans(64, 2, MemoryRule(adaptive=(*PROJECTIONS, QUERY)), memory_expansion=3)
     outer, inner = mlp.parameters_of_memory().weights
     assert (outer.shape, inner.shape) == ((6, 2, 32, 96), (6, 2, 96, 32))
 
 
-def test_a_static_layer_has_no_write_scales() -> None:
+def test_a_static_layer_has_one_memory_and_no_write_scale() -> None:
     titans = layer(RULES[3])
     assert titans.write_logit is None
-    assert torch.equal(titans.parameters_of_memory().write_scale, torch.ones(5, H).double())
-    _, state = titans(inputs())
-    start = titans.memory.transpose(0, 1)
-    assert torch.equal(state.memory.weights[0][:, :, :4], start[:, :4].expand(B, -1, -1, -1, -1))
-    assert not torch.equal(state.memory.weights[0][:, :, 4], start[:, 4].expand(B, -1, -1, -1))
+    assert titans.memory.shape == (1, H, D // H, D // H)
+    assert torch.equal(titans.parameters_of_memory().write_scale, torch.ones(1, H).double())
 
 
-@pytest.mark.parametrize("rule", RULES, ids=str)
+def test_parameters_are_those_that_the_rule_reads() -> None:
+    names = [
+        {name for name, _ in layer(rule).named_parameters() if "." not in name}
+        for rule in (RULES[4], RULES[6])
+    ]
+    common = {
+        "memory_out",
+        "memory_in",
+        "gate_weight",
+        "gate_bias",
+        "write_logit",
+        "inner_scale",
+        "inner_shift",
+    }
+    assert names == [common, {"memory"}]  # linear attention and retention have no gates
+    assert layer(RULES[4]).gate_weight.shape == (3, H, D // H)  # rate, retention and momentum
+    assert layer(RULES[5]).gate_bias.shape == (2, H, D // H)  # one per channel
+
+
+@pytest.mark.parametrize("rule", RULES, ids=short)
 def test_reset_parameters_is_a_function_of_the_seed(rule: MemoryRule) -> None:
     titans = layer(rule)
     states = []
@@ -111,7 +134,7 @@ def test_reset_parameters_is_a_function_of_the_seed(rule: MemoryRule) -> None:
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
-@pytest.mark.parametrize("rule", RULES, ids=str)
+@pytest.mark.parametrize("rule", RULES, ids=short)
 def test_it_can_be_made_without_storage(rule: MemoryRule) -> None:
     """Large models are made on the meta device and filled from a file."""
     with torch.device("meta"):
@@ -120,7 +143,7 @@ def test_it_can_be_made_without_storage(rule: MemoryRule) -> None:
 
 
 @pytest.mark.parametrize("conv_size", [0, 4])
-@pytest.mark.parametrize("rule", RULES, ids=str)
+@pytest.mark.parametrize("rule", RULES, ids=short)
 def test_a_state_of_another_batch_size_is_refused(rule: MemoryRule, conv_size: int) -> None:
     titans = layer(rule, conv_size=conv_size)
     _, state = titans(inputs())
@@ -132,6 +155,6 @@ def test_a_state_of_another_rule_is_refused() -> None:
     _, state = layer(RULES[0])(inputs())
     with pytest.raises(ValueError, match="state"):
         layer(RULES[1])(inputs(), state)
-    short = MemoryState(tuple(w[..., :4] for w in state.memory.weights), state.memory.pending)
+    short = state.memory._replace(weights=tuple(w[..., :4] for w in state.memory.weights))
     with pytest.raises(ValueError, match="configuration"):
         layer(RULES[0])(inputs(), state._replace(memory=short))

@@ -9,9 +9,15 @@ import torch
 
 from nestlearn.models.hope import HopeCache
 from tests.helpers import copy_tree, in_pieces, random_tokens, relative_error, state_tensors, tiny_model
-from tests.models.variants import FEW, GATED_DELTA, Changes, over
+from tests.models.variants import FEW, Changes, over
 
-MEMORIES: list[Changes] = [{"memory": "matrix"}, {"memory": "mlp"}, *GATED_DELTA[:1]]
+MEMORIES: list[Changes] = [
+    {"memory": "matrix"},
+    {"memory": "mlp", "projection_chunk_size": 8, "momentum": True},
+    {"mixer": "gated_delta", "chunk_size": 1},
+    {"mixer": "ttt_linear"},
+    {"mixer": "attention", "window": 5},
+]
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from huggingface_hub.errors import StrictDataclassError
 
 from nestlearn.memory import MemoryRule
 from nestlearn.models.hope import HopeConfig, HopeForCausalLM
+from nestlearn.models.hope.mixers import BASELINES
 from tests.helpers import tiny_config, tiny_model
 
 NAN = float("nan")
@@ -70,10 +71,20 @@ OUT_OF_RANGE = [
     ("objective", "l3"),
     ("chunk_size", 0),
     ("chunk_size", -1),
-    ("projection_chunk_size", 8),
+    ("projection_chunk_size", 6),
     ("projection_chunk_size", 0),
+    ("backprop_chunks", 0),
+    ("checkpoint_chunks", -1),
+    ("activation", "tanh"),
+    ("features", "random"),
+    ("erase_layers", "output"),
     ("main_target", "key"),
-    ("momentum", True),
+    ("retention", "kept"),
+    ("gates", "token"),
+    ("gates", "channel"),  # of an MLP memory
+    ("rest", "middle"),
+    ("window", 0),
+    ("persistent_tokens", -1),
     *(("rate_max", bad) for bad in (0.0, -1.0, 2.01, NAN, INF)),
     ("conv_size", -1),
     ("cms_variant", "parallel"),
@@ -128,6 +139,42 @@ def test_a_misspelled_choice_is_refused_even_where_it_is_not_read(mixer: str, fi
 def test_a_value_of_the_wrong_type_is_refused(field: str, bad: Any) -> None:
     with pytest.raises((ValueError, TypeError, StrictDataclassError)):
         tiny_config(**{field: bad})
+
+
+def test_one_mixer_for_all_layers_or_one_for_each() -> None:
+    assert tiny_config(num_hidden_layers=2, mixer="delta").mixers == ("delta", "delta")
+    mixed = tiny_config(num_hidden_layers=2, mixer=["self_modifying", "attention"])
+    assert mixed.mixer == mixed.mixers == ("self_modifying", "attention")
+    assert HopeConfig(**mixed.to_dict()).mixers == mixed.mixers
+    model = tiny_model(num_hidden_layers=2, mixer=["self_modifying", "attention"])
+    assert [type(layer.mixer).__name__ for layer in model.model.layers] == [
+        "SelfModifyingTitans",
+        "Attention",
+    ]
+    for count in (1, 3):
+        with pytest.raises(ValueError, match=f"mixer names 2 layers, num_hidden_layers is {count}"):
+            tiny_config(num_hidden_layers=count, mixer=["delta", "attention"])
+    with pytest.raises(ValueError, match=r"mixer must be one of .*got 'mamba'"):
+        tiny_config(num_hidden_layers=2, mixer=["delta", "mamba"])
+    with pytest.raises(ValueError, match="'attention' has no memories"):
+        tiny_config(mixer="attention").memory_rule()
+    assert mixed.memory_rule() == mixed.memory_rule("self_modifying")
+    assert mixed.memory_rule("titans").momentum  # any mixer's, whether a layer has it or not
+
+
+@pytest.mark.parametrize("mixer", BASELINES)
+@pytest.mark.parametrize("chunk_size", [1, 8])
+def test_a_baselines_rule_reads_only_what_concerns_it(mixer: str, chunk_size: int) -> None:
+    shared: dict[str, Any] = {"mixer": mixer, "chunk_size": chunk_size}
+    rule = tiny_config(**shared).memory_rule()
+    assert rule.adaptive == ()
+    assert rule.rest == "zero"
+    assert rule.chunk_size == chunk_size
+    assert rule.rate_max == (1 / chunk_size if rule.objective == "l2" else 1.0)
+    marked = {"memory": "mlp", "momentum": True, "erase": False, "inner_norm": True, "features": "plain"}
+    assert tiny_config(**shared, **marked).memory_rule() == rule
+    assert tiny_config(**shared, rate_max=0.5).memory_rule().rate_max == 0.5
+    assert not tiny_config(**shared, causal_reads=False).memory_rule().causal_reads
 
 
 def test_attention_needs_an_even_head_width() -> None:

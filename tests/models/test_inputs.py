@@ -81,6 +81,23 @@ def test_an_empty_sequence_is_refused(changes: Changes) -> None:
         tiny_model(**changes)(torch.empty(2, 0, dtype=torch.long))
 
 
+@over([c for c in FEW if c.get("mixer") != "attention"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@torch.no_grad()
+def test_embeddings_that_are_not_finite_are_refused_and_the_session_goes_on(
+    changes: Changes, value: float
+) -> None:
+    model, tokens = tiny_model(**changes), random_tokens(2, 12)
+    cache = model(tokens[:, :5], use_cache=True).past_key_values
+    inputs = model.get_input_embeddings()(tokens[:, 5:])
+    bad = inputs.clone()
+    bad[1, 3, 2] = value
+    with pytest.raises(ValueError, match=r"stream holds (nan|inf|-inf)"):
+        model(inputs_embeds=bad, past_key_values=cache)
+    assert cache.seen_tokens == 5
+    assert torch.isfinite(model(inputs_embeds=inputs, past_key_values=cache).logits).all()
+
+
 def test_a_batch_without_its_axis_is_refused() -> None:
     with pytest.raises(ValueError, match=r"\(5, 16\)"):
         tiny_model()(random_tokens(1, 5)[0])

@@ -71,18 +71,23 @@ def test_training_mode_computes_the_same(changes: Changes) -> None:
 def test_every_parameter_gets_a_gradient_from_the_language_model_loss(changes: Changes) -> None:
     # More than two chunks: what is written in the first is read in the second, and generated there anew.
     model = tiny_model(**changes).train()
-    tokens = random_tokens(2, max(LENGTH, 2 * changes.get("chunk_size", 4) + 3))
+    largest = max(changes.get("chunk_size", 4), changes.get("projection_chunk_size", None) or 0)
+    tokens = random_tokens(2, max(LENGTH, 2 * largest + 3))
     model(tokens, labels=tokens).loss.backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, f"{name} has no gradient"
         assert torch.isfinite(parameter.grad).all(), f"the gradient of {name} is not finite"
         assert parameter.grad.norm() > 1e-8, f"the gradient of {name} is zero"
     # Five or six memories are stacked in one tensor: none of them may hide behind the others.
-    for name in ("memory", "memory_in", "memory_out", "gate_weight", "gate_bias", "write_logit"):
-        parameter = getattr(model.model.layers[0].mixer, name, None)
-        if parameter is not None:
-            norms = parameter.grad.flatten(2).norm(dim=-1) if parameter.dim() > 2 else parameter.grad.abs()
-            assert (norms > 0).all(), f"{name} by memory and head: {norms}"
+    stacked = ("memory", "memory_in", "memory_out", "gate_weight", "gate_bias", "write_logit", "inner_scale")
+    for layer in model.model.layers:
+        for name in stacked:
+            parameter = getattr(layer.mixer, name, None)
+            if parameter is not None:
+                norms = (
+                    parameter.grad.flatten(2).norm(dim=-1) if parameter.dim() > 2 else parameter.grad.abs()
+                )
+                assert (norms > 0).all(), f"{name} by memory and head: {norms}"
 
 
 @over(FEW)
@@ -143,20 +148,21 @@ def test_one_seed_gives_one_model(changes: Changes) -> None:
     )
 
 
-@over(
-    [{"memory": "matrix"}, {"memory": "mlp"}, {"memory": "mlp", "objective": "dot"}, {"mixer": "gated_delta"}]
-)
+@over([{"memory": "matrix"}, {"memory": "mlp", "rest": "zero"}, {"momentum": True}, {"mixer": "gated_delta"}])
 def test_rate_zero_and_retention_one_never_change_a_memory(changes: Changes) -> None:
     model = tiny_model(**changes, num_hidden_layers=2)
     for layer in model.model.layers:
         with torch.no_grad():
             layer.mixer.gate_weight.zero_()
-            layer.mixer.gate_bias.copy_(torch.tensor([[-1e9], [1e9]]).expand_as(layer.mixer.gate_bias))
+            ends = {"rate": -1e9, "retention": 1e9, "momentum": 0.0}
+            for bias, gate in zip(layer.mixer.gate_bias, layer.mixer.rule.gate_names, strict=True):
+                bias.fill_(ends[gate])
     with torch.no_grad():
         cache = model(random_tokens(2, 101), use_cache=True).past_key_values
     for layer, state in zip(model.model.layers, cache.layers, strict=True):
         for start, now in zip(layer.mixer.parameters_of_memory().weights, state.memory.weights, strict=True):
-            assert torch.equal(now, start.transpose(0, 1).expand_as(now))
+            rest = start.transpose(0, 1).expand_as(now)
+            assert torch.equal(now, torch.zeros_like(now) if layer.mixer.rule.rest == "initial" else rest)
 
 
 def test_the_independent_variant_weighs_its_blocks() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from nestlearn.models.hope import HopeCache
 from tests.helpers import in_pieces, random_tokens, relative_error, state_tensors, tiny_model
-from tests.models.variants import ABLATIONS, ALL, ATTENTION, CMS, COVERING, FEW, GATED_DELTA, Changes, over
+from tests.models.variants import ALL, CMS, FEW, SELF_MODIFYING, SOME, Changes, over
 
 
 def check(changes: Changes, length: int, *cuts: int | list[int]) -> None:
@@ -40,13 +40,13 @@ def test_pieces_of_random_sizes_equal_one_pass(changes: Changes) -> None:
     check(changes, 40, random_sizes(40, seed=len(str(changes))))
 
 
-@over([*COVERING[::2], *GATED_DELTA[2:4], *ATTENTION, *CMS])
+@over([*SELF_MODIFYING[1::3], *FEW, *CMS])
 @torch.no_grad()
 def test_pieces_of_7_13_and_64_equal_one_pass(changes: Changes) -> None:
     check(changes, 67, 7, 13, 64)
 
 
-@over([*COVERING, *ABLATIONS, *GATED_DELTA[2:4], *ATTENTION])
+@over([*SOME, *SELF_MODIFYING[2::3]])
 @torch.no_grad()
 def test_token_by_token_equals_one_pass(changes: Changes) -> None:
     check(changes, 21, 1)

@@ -130,7 +130,7 @@ def check_inputs(
     """Refuse a state or streams that do not belong to these parameters.
 
     Raises:
-        ValueError: Naming the shape or type that was found and the one that was expected.
+        ValueError: Naming the shape, type or non-finite number that was found and what was expected.
     """
     batch, heads, _, width = streams.key.shape
     for name, stream in streams._asdict().items():
@@ -138,6 +138,7 @@ def check_inputs(
             raise ValueError(f"{name} stream is {tuple(stream.shape)}, key stream {tuple(streams.key.shape)}")
         if not stream.is_floating_point():
             raise ValueError(f"{name} stream is {stream.dtype}: memories read floating-point numbers")
+    _check_finite(streams)
     count, dtype = len(parameters.weights), torch.promote_types(streams.key.dtype, torch.float32)
     if parameters.weights[0].shape[1] != heads or parameters.gate_weight.shape[2] != width:
         raise ValueError(
@@ -165,6 +166,25 @@ def check_inputs(
         raise ValueError(
             f"memory state is at positions {position.tolist()}; expected {batch} of them in [0, {largest})"
         )
+
+
+def _check_finite(streams: Streams) -> None:
+    """Refuse NaN and infinity, which a memory would never forget.
+
+    On the CPU only: elsewhere the processor would have to wait for the answer. One sum tells that all numbers
+    are finite; where it is not, because of one of them or by overflow, they are looked at one by one.
+    """
+    if streams.key.device.type != "cpu":
+        return
+    if bool(torch.isfinite(sum(stream.detach().sum() for stream in streams))):  # type: ignore[arg-type]
+        return
+    for name, stream in streams._asdict().items():
+        bad = stream.detach()[~torch.isfinite(stream)]
+        if bad.numel():
+            raise ValueError(
+                f"{name} stream holds {bad[0].item()} ({bad.numel()} numbers are not finite): a memory would "
+                "never forget it; its state is unchanged"
+            )
 
 
 def _standardise(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:

@@ -217,6 +217,8 @@ class HopeConfig(PreTrainedConfig):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} must be finite and positive, got {value}")
+        if self.memory not in ("mlp", "matrix"):
+            raise ValueError(f"memory must be mlp or matrix, got {self.memory!r}")
         if self.erase_layers not in ("all", "input"):
             raise ValueError(f"erase_layers must be all or input, got {self.erase_layers!r}")
         if self.cms_variant not in CMS_VARIANTS:

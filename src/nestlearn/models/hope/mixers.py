@@ -83,11 +83,11 @@ def _static(config: HopeConfig, mixer: str) -> dict[str, Any]:
 
 
 def _written(config: HopeConfig) -> dict[str, Any]:
-    gates = ("rate", "retention") if config.retention == "gated" else ("rate",)
     chosen = {
         "key": config.adaptive_key,
+        "rate": config.adaptive_gates,
+        "retention": config.adaptive_gates and config.retention == "gated",
         "value": config.adaptive_value,
-        **dict.fromkeys(gates, config.adaptive_gates),
         "query": config.adaptive_query,
     }
     return {
