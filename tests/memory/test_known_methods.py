@@ -66,6 +66,23 @@ def test_the_gated_delta_rule_and_deltanet(twin: Any, retention: Any) -> None:
 
 
 @TWINS
+@pytest.mark.parametrize("retention", ["gated", "none"])
+def test_negative_eigenvalues_for_state_tracking(twin: Any, retention: Any) -> None:
+    """A rate of two turns a vector around its key; below full retention it stays ``eta <= 1 + alpha``."""
+    rule = baseline("matrix", retention=retention, rate_max=2.0, chunk_size=3)
+    p, x = setting(rule, empty=False)
+    _, end = twin.self_modifying(x, p, None, rule)
+    alpha = gate(x, p, 1) if retention == "gated" else torch.ones(2, 2, T, dtype=torch.float64)
+    eta, k, state = (1 + alpha) * gate(x, p, 0), unit(x.key), p.weights[0][0].expand(2, 2, 5, 5)
+    for t in range(T):
+        a, e, kt = alpha[:, :, t, None, None], eta[:, :, t, None, None], column(k, t)
+        transition = a * torch.eye(5, dtype=torch.float64) - e * kt @ kt.mT
+        assert torch.linalg.eigvalsh(transition).abs().max() < 1.0 + 1e-12
+        state = state @ transition + e * column(x.value, t) @ kt.mT
+    assert relative_error(state, end.weights[0][:, :, 0]) < 1e-12
+
+
+@TWINS
 @pytest.mark.parametrize("retention", ["none", "fixed"])
 def test_linear_attention_and_retention(twin: Any, retention: Any) -> None:
     rule = baseline("matrix", erase="none", rate="one", retention=retention, chunk_size=4)
@@ -148,8 +165,10 @@ METHODS = {
         activation="gelu",
         chunk_size=4,
     ),
-    "Titans LMM": baseline("mlp", objective="l2", erase="none", momentum=True, chunk_size=4),
-    "linear Titans LMM": baseline("matrix", objective="l2", erase="none", momentum=True, chunk_size=1),
+    "Titans LMM": baseline("mlp", objective="l2", erase="none", momentum=True, chunk_size=4, rate_max=0.5),
+    "linear Titans LMM": baseline(
+        "matrix", objective="l2", erase="none", momentum=True, chunk_size=1, rate_max=0.5
+    ),
 }
 
 
@@ -168,7 +187,7 @@ def test_test_time_training_and_titans_step_along_autograds_gradient(twin: Any, 
         for t in range(T):
             if t % rule.chunk_size == 0:
                 snapshot = weights
-            eta = gates["rate"][b, h, t]
+            eta = rule.rate_max * gates["rate"][b, h, t]
             alpha = gates["retention"][b, h, t] if rule.retention == "gated" else 1.0
             beta = 0.9 * gates["momentum"][b, h, t] if rule.momentum else 0.0
             k, v, q = unit(x.key)[b, h, t], x.value[b, h, t], unit(x.query)[b, h, t]

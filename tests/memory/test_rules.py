@@ -20,6 +20,8 @@ def refused(first: str, one: object, second: str, other: object) -> bool:
             or both.get("rate") == "one"
             or both.get("retention") in ("fixed", "none")
         )
+    if both.get("rate_max", 0.0) > 1.0 and both.get("objective") == "l2":
+        return True
     adaptive = both.get("adaptive", ())
     return ("rate" in adaptive and both.get("rate") == "one") or (
         "retention" in adaptive and both.get("retention") in ("fixed", "none")
