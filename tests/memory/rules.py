@@ -30,7 +30,7 @@ OPTIONS: dict[str, list[Any]] = {
     "adaptive": [PROJECTIONS, (), ("key",), ("value", "query"), ("rate", "retention", "query")],
     "momentum": [False, True],
     "momentum_max": [0.9, 0.4],
-    "rate": ["gated", "one"],
+    "rate": ["bound", "gated", "one"],
     "rate_max": [1.0, 0.3, 1.8],
     "retention": ["gated", "fixed", "none"],
     "gates": ["head", "channel"],

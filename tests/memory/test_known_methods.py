@@ -31,7 +31,7 @@ def column(x: Tensor, t: int) -> Tensor:
 
 def baseline(kind: Any, **changes: Any) -> MemoryRule:
     """A memory with static projections that starts from zero."""
-    return MemoryRule(kind=kind, adaptive=(), rest="zero", **changes)
+    return MemoryRule(**{"kind": kind, "adaptive": (), "rest": "zero", "rate": "gated", **changes})
 
 
 def setting(rule: MemoryRule, empty: bool) -> tuple[MemoryParameters, Streams]:
@@ -69,7 +69,7 @@ def test_the_gated_delta_rule_and_deltanet(twin: Any, retention: Any) -> None:
 @pytest.mark.parametrize("retention", ["gated", "none"])
 def test_negative_eigenvalues_for_state_tracking(twin: Any, retention: Any) -> None:
     """A rate of two turns a vector around its key; below full retention it stays ``eta <= 1 + alpha``."""
-    rule = baseline("matrix", retention=retention, rate_max=2.0, chunk_size=3)
+    rule = baseline("matrix", retention=retention, rate="bound", rate_max=2.0, chunk_size=3)
     p, x = setting(rule, empty=False)
     _, end = twin.self_modifying(x, p, None, rule)
     alpha = gate(x, p, 1) if retention == "gated" else torch.ones(2, 2, T, dtype=torch.float64)

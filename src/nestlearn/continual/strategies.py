@@ -104,6 +104,7 @@ class Strategy:
             memory="matrix",
             objective="dot",
             chunk_size=32,
+            rate="gated",
             rest="zero",  # with which the rates and strengths below were chosen
             cms_periods=tuple(s * tokens_per_step for s in steps),
         )

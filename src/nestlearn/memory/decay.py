@@ -75,15 +75,14 @@ class HeadDecay:
     """
 
     def __init__(self, rate: Tensor, log_retention: Tensor, log_momentum: Tensor | None = None) -> None:
-        until = torch.cumsum(log_retention, -1)
-        ratio = _ratios(until)
+        ratio = _ratios(log_retention)
         column = rate.mT
         self.inclusive = ratio * column
-        self.gamma = until.exp()
+        self.gamma = torch.cumsum(log_retention, -1).exp()
         self.momentum: Momentum | None = None
         if log_momentum is not None:
             since = torch.cumsum(log_momentum, -1)
-            speed = _ratios(since)
+            speed = _ratios(log_momentum)
             start = since.exp() @ ratio
             inclusive = (speed @ ratio) * column
             self.momentum = Momentum(
@@ -193,11 +192,14 @@ class ChannelDecay:
         return torch.cat(rows, dim=-2)
 
 
-def _ratios(log_product: Tensor) -> Tensor:
-    """``gamma_t / gamma_s`` for s <= t, else 0: ``[..., C, C]`` from ``[..., 1, C]``."""
-    length = log_product.shape[-1]
-    earlier = torch.ones(length, length, dtype=torch.bool, device=log_product.device).tril(-1)
-    return (log_product - log_product.mT).masked_fill(earlier, -torch.inf).exp()
+def _ratios(log_factor: Tensor) -> Tensor:
+    """``gamma_t / gamma_s`` for s <= t, else 0: ``[..., C, C]`` from ``log alpha_t [..., 1, C]``.
+
+    Every pair adds up its own tokens: differences of sums from the chunk's start would lose the small ones.
+    """
+    length = log_factor.shape[-1]
+    between = log_factor.expand(*log_factor.shape[:-2], length, length).triu(1)
+    return between.cumsum(-1).exp().triu()
 
 
 __all__ = ["ChannelDecay", "Decay", "HeadDecay", "Momentum"]

@@ -179,10 +179,10 @@ class _Token:
             retention = one * fixed_log_retention(x.key.shape[1], x.key).exp()[:, None]
         assert retention is not None
         rate = one
-        if rule.rate == "gated":
+        if rule.rate != "one":
             rate = rule.rate_max * torch.sigmoid(logits["rate"])
-            if rule.rate_follows_retention:
-                rate = rate * (1.0 + retention) / 2.0
+        if rule.rate == "bound":
+            rate = rate * (1.0 + retention) / 2.0
         return Gates(
             rate,
             retention,

@@ -12,7 +12,7 @@ Features = Literal["bounded", "plain"]
 Objective = Literal["l2", "dot"]
 Erase = Literal["layers", "input", "none"]
 MainTarget = Literal["value", "generated"]
-Rate = Literal["gated", "one"]
+Rate = Literal["bound", "gated", "one"]
 Retention = Literal["gated", "fixed", "none"]
 Gates = Literal["head", "channel"]
 Rest = Literal["initial", "zero"]
@@ -74,12 +74,13 @@ class MemoryRule:
         momentum: ``S_t = b_t S_{t-1} - eta_t g_t k_t^T`` takes the place of the written term (Titans;
             SPEC 6.13), with ``b_t = momentum_max * sigmoid(.)``.
         momentum_max: Upper end of the momentum's range.
-        rate: ``eta_t`` is ``"gated"``, ``rate_max * sigmoid(.)``, or always ``"one"``.
+        rate: ``eta_t`` is ``"bound"`` by the retention, ``rate_max * sigmoid(.) * (1 + alpha_t) / 2``;
+            ``"gated"``, without the last factor; or always ``"one"``.
         rate_max: Upper end of the learning rate's range. The eigenvalue of a write along its key is
             ``alpha - eta`` (``"dot"``) or ``alpha - 2 eta`` (``"l2"``, chunk 1). It may reach -1, which
-            state tracking needs, but not pass it: up to 2 and 1 are accepted, and above half of that
-            the rate is ``rate_max * sigmoid(.) * (1 + alpha) / 2``, so that ``"dot"`` never lengthens a
-            memory, at any gate and chunk size.
+            state tracking needs, but not pass it: up to 2 and 1 are accepted. A rate that is bound by the
+            retention keeps to that at every gate: "dot" then never lengthens a memory, and with
+            ``rate_max = 1`` the eigenvalue lies between -1/2 and 1.
         retention: ``alpha_t`` is ``"gated"``, ``sigmoid(.)``; ``"fixed"``, ``1 - 2^(-5-h)`` in head h, as in
             RetNet; or there is ``"none"``, ``alpha = 1`` ("w/o weight decay" of Table 6).
         gates: One learning rate and retention per ``"head"``, or one per input ``"channel"`` of a matrix
@@ -88,8 +89,8 @@ class MemoryRule:
             what the outer optimizer taught a memory fades with the context. ``"initial"``: they act on the
             change since the meta-learned initial state, ``W_t = W_0 + D_t`` with ``D`` in the place of ``W``
             in the equation above and ``g_t`` still taken at the whole memory (docs/decisions.md).
-        backprop_chunks: Cut the graph after every so many chunks, counted from the start of the pass;
-            None for back-propagation through the whole pass.
+        backprop_chunks: Cut the graph after the tokens of so many chunks (of the smaller size), counted from
+            the start of the pass; None for back-propagation through the whole pass.
         checkpoint_chunks: Keep only the state after every so many chunks for the backward pass and compute
             the rest again; 0 keeps everything.
 
@@ -112,7 +113,7 @@ class MemoryRule:
     adaptive: tuple[str, ...] = PROJECTIONS
     momentum: bool = False
     momentum_max: float = 0.9
-    rate: Rate = "gated"
+    rate: Rate = "bound"
     rate_max: float = 1.0
     retention: Retention = "gated"
     gates: Gates = "head"
@@ -131,7 +132,7 @@ class MemoryRule:
                 f"gates='channel' needs kind='matrix' without momentum, got kind={self.kind!r}, "
                 f"momentum={self.momentum}: hidden units have no channel of the residual stream"
             )
-        if self.gates == "channel" and (self.rate, self.retention) != ("gated", "gated"):
+        if self.gates == "channel" and (self.rate == "one" or self.retention != "gated"):
             raise ValueError(
                 f"gates='channel' needs gated rate and retention, got rate={self.rate!r}, "
                 f"retention={self.retention!r}"
@@ -145,13 +146,8 @@ class MemoryRule:
     @property
     def gate_names(self) -> tuple[str, ...]:
         """Names of the gates that are computed from the tokens, in stacking order."""
-        gated = {"rate": self.rate == "gated", "retention": self.retention == "gated"}
+        gated = {"rate": self.rate != "one", "retention": self.retention == "gated"}
         return (*(name for name, there in gated.items() if there), *(("momentum",) if self.momentum else ()))
-
-    @property
-    def rate_follows_retention(self) -> bool:
-        """Whether the rate is bound by the retention, ``eta <= rate_max (1 + alpha) / 2``."""
-        return self.rate_max > (1.0 if self.objective == "dot" else 0.5)
 
     @property
     def chunk_sizes(self) -> tuple[int, int]:

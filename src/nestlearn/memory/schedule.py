@@ -40,15 +40,15 @@ def pieces(position: Tensor, tokens: int, rule: MemoryRule) -> Iterator[Piece]:
     """
     ages: list[int] = position.tolist()
     small, large = sorted(rule.chunk_sizes)
-    boundaries = 0
+    done, between = 0, (rule.backprop_chunks or 0) * small
     while tokens:
         length = min(tokens, *(small - age % small for age in ages))
+        if between:
+            length = min(length, between - done % between)
         ages = [(age + length) % large for age in ages]
         projections, main = (tuple(age % size == 0 for age in ages) for size in rule.chunk_sizes)
-        cut = False
-        if rule.backprop_chunks and ages[0] % small == 0:
-            boundaries += 1
-            cut = boundaries % rule.backprop_chunks == 0
+        done += length
+        cut = between > 0 and done % between == 0
         tokens -= length
         yield Piece(length, (projections, main), cut)
 

@@ -160,8 +160,8 @@ def _decay(read: dict[str, Tensor], like: Tensor, layer: Layer) -> Decay:
         log_retention = F.logsigmoid(logits["retention"])
     else:
         log_retention = one * (layer.fixed if rule.retention == "fixed" else 0.0)
-    rate = rule.rate_max * torch.sigmoid(logits["rate"]) if rule.rate == "gated" else one
-    if rule.rate == "gated" and rule.rate_follows_retention:
+    rate = one if rule.rate == "one" else rule.rate_max * torch.sigmoid(logits["rate"])
+    if rule.rate == "bound":
         rate = rate * (1.0 + log_retention.exp()) / 2.0
     if rule.gates == "channel":
         return ChannelDecay(rate, log_retention)

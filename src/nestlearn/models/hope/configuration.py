@@ -64,6 +64,7 @@ class HopeConfig(PreTrainedConfig):
         adaptive_gates: * The learning rate and the retention are read from memories.
         adaptive_query: * The query projection is a memory.
         momentum: * Inner momentum, as in Titans.
+        rate: * The learning rate is ``"bound"`` by the retention, ``"gated"`` freely, or ``"one"``.
         retention: * ``"gated"``, ``"fixed"`` per head, or ``"none"``.
         gates: * One learning rate and retention per ``"head"`` or per ``"channel"`` (matrix memories).
         rest: * Retention and erase return a memory to its ``"initial"`` state or to ``"zero"``.
@@ -117,6 +118,7 @@ class HopeConfig(PreTrainedConfig):
     adaptive_gates: bool = True
     adaptive_query: bool = False
     momentum: bool = False
+    rate: str = "bound"
     retention: str = "gated"
     gates: str = "head"
     rest: str = "initial"

@@ -79,13 +79,13 @@ def _static(config: HopeConfig, mixer: str) -> dict[str, Any]:
     if fields["objective"] == "l2":
         # A chunk of equal keys takes as many steps from one snapshot: together they must not overshoot.
         fields["rate_max"] = 1.0 / config.chunk_size
-    return {**fields, "adaptive": (), "rest": "zero"}
+    return {"rate": "gated", **fields, "adaptive": (), "rest": "zero"}
 
 
 def _written(config: HopeConfig) -> dict[str, Any]:
     chosen = {
         "key": config.adaptive_key,
-        "rate": config.adaptive_gates,
+        "rate": config.adaptive_gates and config.rate != "one",
         "retention": config.adaptive_gates and config.retention == "gated",
         "value": config.adaptive_value,
         "query": config.adaptive_query,
@@ -103,6 +103,7 @@ def _written(config: HopeConfig) -> dict[str, Any]:
         "main_target": config.main_target,
         "adaptive": tuple(name for name, there in chosen.items() if there),
         "momentum": config.momentum,
+        "rate": config.rate,
         "retention": config.retention,
         "gates": config.gates,
         "rest": config.rest,

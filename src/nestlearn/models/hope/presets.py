@@ -24,6 +24,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "unit_targets": False,
         "main_target": "generated",
         "main_residual": True,
+        "rate": "gated",
         "rest": "zero",
         "rate_max": 0.1,
     },
