@@ -88,7 +88,9 @@ def hope(*, checkpointing: bool = False, what: str = "", **changes: Any) -> Cont
         if checkpointing:
             if not model.supports_gradient_checkpointing:
                 raise UnavailableError("this version has no gradient checkpointing")
-            model.gradient_checkpointing_enable()
+            # Newer versions of transformers have another name for it.
+            enable = getattr(model, "activation_checkpointing_enable", None)
+            (enable or model.gradient_checkpointing_enable)()
         model.train()
         return from_loss(model, lambda ids: model(ids, labels=ids).loss)
 

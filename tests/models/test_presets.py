@@ -47,6 +47,7 @@ def test_the_paper_is_its_equations() -> None:
         main_target="generated",
         adaptive=("key", "rate", "retention", "value"),  # Eq. 83; the query is static
         momentum=False,
+        rate="gated",
         rate_max=0.1,
         retention="gated",
         gates="head",

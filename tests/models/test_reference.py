@@ -38,7 +38,7 @@ def compare(
 def test_chunk_form_equals_the_equations_forward_and_backward(
     changes: Changes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compare(tiny_model(**changes).train(), monkeypatch)
+    compare(tiny_model(**changes).train().double(), monkeypatch, 1e-10, 1e-8)
 
 
 @over([{"memory": "matrix"}, {"memory": "mlp"}])

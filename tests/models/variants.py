@@ -34,6 +34,7 @@ OPTIONS: dict[str, list[Any]] = {
     "adaptive_gates": [True, False],
     "adaptive_query": [False, True],
     "momentum": [False, True],
+    "rate": ["bound", "gated", "one"],
     "retention": ["gated", "fixed", "none"],
     "gates": ["head", "channel"],
     "rest": ["initial", "zero"],
@@ -61,6 +62,7 @@ def completes(partial: Row) -> bool:
 def _changed(row: Row) -> Changes:
     changes = {name: value for name, value in row.items() if value != OPTIONS[name][0]}
     unbounded = row["objective"] == "l2" or row["momentum"] or row["features"] == "plain" or not row["erase"]
+    unbounded = unbounded or row["rate"] == "one"
     return {**changes, **(BOUND if unbounded else {})}
 
 
