@@ -243,7 +243,8 @@ class HopeForCausalLM(HopePreTrainedModel, GenerationMixin):
         if labels is not None:
             if labels.shape[1] < 2:
                 raise ValueError("labels of one token leave nothing to predict: give at least two tokens")
-            loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten())
+            wide = torch.promote_types(logits.dtype, torch.float32)
+            loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).to(wide), labels[:, 1:].flatten())
         return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=out.past_key_values)
 
     def assign_level(self, name: str, levels: Sequence[Level]) -> str:
