@@ -39,7 +39,7 @@ demo: data  ## Three models learn English, French, German; who still knows Engli
 quick: data  ## The same with tiny models, about a minute
 	$(BIN)/nestlearn demo --quick --resume --out out/quick
 
-test: lint types unit  ## Lint, types and tests
+test: lint types unit slow  ## Lint, types and tests
 
 lint: $(READY)  ## Style
 	$(BIN)/ruff check .
