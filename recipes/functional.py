@@ -2,7 +2,7 @@
 
 Every entry of ``MIXERS`` is put into the same small model and gets the same data, updates and choice of
 learning rates (one run for each rate on validation samples with a seed of its own). Writes
-``results/functional.json`` after every run, and ``docs/figures/functional.svg``.
+``results/functional.json`` after every run, and ``docs/images/functional.svg``.
 
     python -m recipes.functional                       # everything; finished runs are kept
     python -m recipes.functional --mixers attention,gated_delta --tasks parity --seeds 1
@@ -107,7 +107,7 @@ SUITE = Suite(
     MIXERS,
     PROBLEMS,
     Path("results/functional.json"),
-    Path("docs/figures/functional.svg"),
+    Path("docs/images/functional.svg"),
 )
 
 if __name__ == "__main__":

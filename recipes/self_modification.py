@@ -3,7 +3,7 @@
 Hope as it is, Hope with frozen projections, and three that never had any that change: on recall over sixteen
 times the trained context, on a cipher that changes unannounced, on keys that are overwritten, and on
 permutations that are multiplied. Writes ``results/self_modification.json`` after every run, and
-``docs/figures/self_modification.svg``.
+``docs/images/self_modification.svg``.
 
     python -m recipes.self_modification                # finished runs are kept
 """
@@ -90,7 +90,7 @@ SUITE = Suite(
     MIXERS,
     PROBLEMS,
     Path("results/self_modification.json"),
-    Path("docs/figures/self_modification.svg"),
+    Path("docs/images/self_modification.svg"),
 )
 
 if __name__ == "__main__":

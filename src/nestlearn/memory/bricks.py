@@ -20,7 +20,6 @@ from nestlearn.memory.functional import (
     activate,
     activation_curvature,
     activation_derivative,
-    unit,
 )
 from nestlearn.memory.rule import Activation
 
@@ -297,6 +296,5 @@ __all__ = [
     "features_with_slope",
     "shift",
     "solve",
-    "unit",
     "unit_columns",
 ]
