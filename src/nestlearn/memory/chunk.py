@@ -58,7 +58,7 @@ def self_modifying(
         fast = Fast(running, snapshot, tuple(w.flatten(0, 1) for w in state.momentum))
         reads = []
         for group in _groups(list(pieces(state.position, length, rule)), columns, rule):
-            fast, y = _run(group, fast, layer, heads)
+            fast, y = _run(group, fast, layer)
             reads += y
         y = torch.cat(reads, dim=-1).mT.unflatten(0, (batch, heads)).to(streams.key.dtype)
     running = tuple(w.unflatten(0, (batch, heads)) for w in fast.running)
@@ -81,9 +81,7 @@ def _groups(
         yield work[start : start + size]
 
 
-def _run(
-    group: list[tuple[Piece, Streams]], fast: Fast, layer: Layer, heads: int
-) -> tuple[Fast, list[Tensor]]:
+def _run(group: list[tuple[Piece, Streams]], fast: Fast, layer: Layer) -> tuple[Fast, list[Tensor]]:
     """Some pieces, one after the other."""
 
     def run(
@@ -92,7 +90,7 @@ def _run(
         fast, reads = Fast(running, snapshot, momentum), []
         for piece, x in group:
             running, momentum, y = step(x, fast, layer)
-            fast = _after(Fast(running, fast.snapshot, momentum), piece, layer.rule, heads)
+            fast = _after(Fast(running, fast.snapshot, momentum), piece, layer.rule)
             reads.append(y)
         return fast, reads
 
@@ -102,19 +100,9 @@ def _run(
     return run(*fast)
 
 
-def _after(fast: Fast, piece: Piece, rule: MemoryRule, heads: int) -> Fast:
+def _after(fast: Fast, piece: Piece, rule: MemoryRule) -> Fast:
     """The state after a piece: new snapshots where they are due, and the graph cut where it ends."""
-    if all(map(all, piece.due)):
-        fast = fast._replace(snapshot=fast.running)
-    elif any(map(any, piece.due)):
-        old, new = (
-            tuple(w.unflatten(0, (-1, heads)) for w in group) for group in (fast.snapshot, fast.running)
-        )
-        chosen = refresh(old, new, piece, rule)
-        if chosen is new:
-            fast = fast._replace(snapshot=fast.running)
-        elif chosen is not old:
-            fast = fast._replace(snapshot=tuple(w.flatten(0, 1) for w in chosen))
+    fast = fast._replace(snapshot=refresh(fast.snapshot, fast.running, piece, rule))
     if not piece.cut:
         return fast
     running = tuple(w.detach() for w in fast.running)

@@ -62,7 +62,7 @@ def refresh(snapshot: Weights, running: Weights, piece: Piece, rule: MemoryRule)
     """New snapshots after a piece: the running weights of the memories and samples that are due.
 
     Args:
-        snapshot: ``[B, H, M, ...]`` each.
+        snapshot: ``[B, H, M, o, i]`` each, or ``[B H, M, o, i]``.
         running: The same shapes.
         piece: The piece that was just written.
         rule: The order of the memories.
@@ -78,5 +78,7 @@ def refresh(snapshot: Weights, running: Weights, piece: Piece, rule: MemoryRule)
         return snapshot
     count = len(rule.names) - 1
     due = torch.tensor([[p] * count + [m] for p, m in zip(projections, main, strict=True)])
-    due = due[:, None, :, None, None].to(running[0].device)
+    leading = running[0].shape[:-2]
+    due = due.repeat_interleave(leading[:-1].numel() // len(main), dim=0)
+    due = due.view(*leading, 1, 1).to(running[0].device)
     return tuple(torch.where(due, new, old) for new, old in zip(running, snapshot, strict=True))
