@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from nestlearn.memory import fused
 from nestlearn.memory.functional import check_inputs, initial_state, wide
 from nestlearn.memory.rule import MemoryRule
 from nestlearn.memory.schedule import Piece, advance, pieces, refresh
@@ -48,6 +49,8 @@ def self_modifying(
     """
     state = initial_state(parameters, streams, rule) if state is None else state
     check_inputs(streams, parameters, state, rule)
+    if fused.supports(streams, state, parameters, rule):
+        return fused.run(streams, parameters, state, rule)
     batch, heads, length, _ = streams.key.shape
     with torch.autocast(streams.key.device.type, enabled=False):
         layer = Layer.of(parameters, rule, batch)

@@ -1,0 +1,130 @@
+"""Self-modifying Titans in one compiled function: the twin of :mod:`nestlearn.memory.chunk` on processors.
+
+The same equations for the rules that Hope uses by default. Only the state at every chunk's start is kept for
+the backward pass.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from nestlearn.memory import native
+from nestlearn.memory.functional import wide
+from nestlearn.memory.rule import PROJECTIONS, MemoryRule
+from nestlearn.memory.schedule import advance
+from nestlearn.memory.types import MemoryParameters, MemoryState, Streams
+
+#: Widths must be multiples of this.
+_LANES = 16
+#: What the compiled form knows.
+_KNOWN: dict[str, tuple[object, ...]] = {
+    "kind": ("mlp",),
+    "activation": ("silu",),
+    "features": ("bounded",),
+    "inner_norm": (False,),
+    "main_residual": (False,),
+    "objective": ("dot",),
+    "erase": ("layers",),
+    "causal_reads": (True,),
+    "unit_targets": (True,),
+    "main_target": ("value",),
+    "momentum": (False,),
+    "rate": ("bound", "gated"),
+    "retention": ("gated",),
+    "gates": ("head",),
+    "backprop_chunks": (None,),
+}
+
+
+class _Memories(Function):
+    """Reads and states of :func:`run`; the first argument is what is not a tensor."""
+
+    @staticmethod
+    def forward(ctx: Any, settings: tuple[Any, ...], *tensors: Tensor) -> tuple[Tensor, ...]:
+        keep = any(ctx.needs_input_grad)
+        *results, saved = torch.ops.nestlearn.self_modifying_forward(tensors, *settings, keep)
+        ctx.settings = settings
+        ctx.save_for_backward(saved, *tensors)
+        return tuple(results)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        saved, *tensors = ctx.saved_tensors
+        given = [gradient.contiguous() for gradient in gradients]
+        by = torch.ops.nestlearn.self_modifying_backward(tensors, saved, given, *ctx.settings)
+        return (None, *by)
+
+
+def supports(streams: Streams, state: MemoryState, parameters: MemoryParameters, rule: MemoryRule) -> bool:
+    """Whether :func:`run` can compute this.
+
+    Args:
+        streams: ``[B, H, T, e]``.
+        state: Checked already.
+        parameters: The layer's.
+        rule: How the memories are written.
+    """
+    ages = state.position.tolist()
+    sizes = (*parameters.weights[0].shape[-2:], *streams.key.shape[2:])
+    return (
+        streams.key.device.type == "cpu"
+        and all(getattr(rule, name) in known for name, known in _KNOWN.items())
+        and "query" not in rule.adaptive
+        and rule.chunk_sizes[0] == rule.chunk_sizes[1]
+        and len(set(ages)) == 1
+        and sizes[2] > 0
+        and not any(size % _LANES for size in (sizes[0], sizes[1]))
+        and native.available()
+    )
+
+
+def run(
+    streams: Streams, parameters: MemoryParameters, state: MemoryState, rule: MemoryRule
+) -> tuple[Tensor, MemoryState]:
+    """Reads ``[B, H, T, e]`` and the state after the last token, as :func:`nestlearn.memory.self_modifying`.
+
+    Args:
+        streams: Inputs of the memories, each ``[B, H, T, e]``.
+        parameters: Initial states, gates and write scales.
+        state: State before the first token.
+        rule: One that :func:`supports` accepts.
+    """
+    batch, heads, length, _ = streams.key.shape
+    position = int(state.position[0])
+    base = [wide(w).contiguous() for w in parameters.weights]
+    if rule.rest == "zero":
+        base = [w.new_empty(0) for w in base]
+    # At a boundary every memory has a new snapshot: the running weights.
+    held = state.snapshot if position else state.weights
+    tensors = [
+        *(wide(s).flatten(0, 1) for s in streams),
+        *base,
+        *(w.flatten(0, 1) for w in state.weights),
+        *(w.flatten(0, 1) for w in (held if position else [w.detach() for w in held])),
+        wide(parameters.gate_weight),
+        wide(parameters.gate_bias)[..., 0],
+        wide(parameters.write_scale),
+    ]
+    places = [rule.names.index(name) if name in rule.names else -1 for name in PROJECTIONS]
+    settings = (places, rule.rate == "bound", rule.rate_max, position, rule.chunk_size)
+    with torch.autocast(streams.key.device.type, enabled=False):
+        y, *states = _Memories.apply(settings, *(t.contiguous() for t in tensors))  # type: ignore[no-untyped-call]
+    y = y.unflatten(0, (batch, heads)).to(streams.key.dtype)
+    outer, inner, held_outer, held_inner = states
+    running = (outer.unflatten(0, (batch, heads)), inner.unflatten(0, (batch, heads)))
+    if (position + length) % rule.chunk_size == 0:
+        snapshot = running
+    elif held_outer.numel():
+        snapshot = (held_outer.unflatten(0, (batch, heads)), held_inner.unflatten(0, (batch, heads)))
+    else:
+        snapshot = state.snapshot
+    return y, MemoryState(running, snapshot, (), advance(state.position, length, rule))
+
+
+__all__ = ["run", "supports"]

@@ -1,0 +1,347 @@
+// All chunks of a self-modifying layer with MLP memories, forward and backward, for every sample and head.
+//
+// A sample and head is one task: its weights and tiles stay in a core's cache from chunk to chunk. Only the
+// change at every chunk's start is kept for the backward pass; the rest is computed again.
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <torch/library.h>
+
+#include "chunk_backward.h"
+
+namespace nest {
+namespace {
+
+using at::Tensor;
+using Tensors = std::vector<Tensor>;
+
+//! Tensors of a call, as listed in the schema below.
+struct Inputs {
+  Tensor key, value, query;        // [N, L, e]
+  Tensor base_outer, base_inner;   // [M, H, e, h] and [M, H, h, e], or empty
+  Tensor outer, inner;             // running, [N, M, e, h] and [N, M, h, e]
+  Tensor held_outer, held_inner;   // snapshots, the same shapes
+  Tensor gate_weight, gate_bias;   // [2, H, e] and [2, H]
+  Tensor scale;                    // [M, H]
+};
+
+Inputs inputs(const Tensors& t) {
+  TORCH_CHECK(t.size() == 12, "self_modifying: expected 12 tensors, got ", t.size());
+  return {t[0], t[1], t[2], t[3], t[4], t[5], t[6], t[7], t[8], t[9], t[10], t[11]};
+}
+
+struct Plan {
+  int64_t N, L, H, position, chunk;
+  std::vector<int64_t> starts;  // of every piece, and the end
+  bool rest;
+  //! Whether a piece begins with a snapshot that is older than the running weights.
+  bool old(size_t piece) const { return piece == 0 && position != 0; }
+  //! Whether the call ends within a chunk that it began.
+  bool open() const { return (position + L) % chunk != 0 && !old(pieces() - 1); }
+  size_t pieces() const { return starts.size() - 1; }
+};
+
+Plan plan_of(const Inputs& in, int64_t position, int64_t chunk) {
+  Plan plan{in.key.size(0), in.key.size(1), in.scale.size(1), position, chunk, {0}, in.base_inner.numel() > 0};
+  int64_t end = std::min(plan.L, chunk - position);
+  for (; plan.starts.back() < plan.L; end = std::min(plan.L, end + chunk)) plan.starts.push_back(end);
+  return plan;
+}
+
+template <typename T>
+Setting<T> setting_of(const Inputs& in, at::IntArrayRef places, bool bound, double rate_max) {
+  return {in.inner.size(3), in.inner.size(2), in.inner.size(1), places[0], places[1], places[2], places[3], bound,
+          static_cast<T>(rate_max)};
+}
+
+//! One head's parameters and its transposed initial states.
+template <typename T>
+struct Local {
+  Head<T> head;
+  Pair<T> base;
+};
+
+template <typename T>
+Local<T> local(Arena<T>& arena, const Setting<T>& o, const Plan& plan, const Inputs& in, int64_t n) {
+  const int64_t head = n % plan.H, S = o.e * o.h;
+  const T *weight = in.gate_weight.data_ptr<T>(), *bias = in.gate_bias.data_ptr<T>();
+  T* scale = arena.take(o.M);
+  for (int64_t m = 0; m < o.M; ++m) scale[m] = in.scale.data_ptr<T>()[m * plan.H + head];
+  Local<T> here{{weight + head * o.e, weight + (plan.H + head) * o.e, bias[head], bias[plan.H + head], scale}, {}};
+  if (plan.rest) {
+    here.base = {arena.take(o.M * S), arena.take(o.M * S)};
+    for (int64_t m = 0; m < o.M; ++m) {
+      const int64_t from = (m * plan.H + head) * S;
+      transpose(o.h, o.e, in.base_inner.data_ptr<T>() + from, here.base.inner + m * S, o.h);
+      transpose(o.e, o.h, in.base_outer.data_ptr<T>() + from, here.base.outer + m * S, o.e);
+    }
+  }
+  return here;
+}
+
+//! All memories of one sample and head, [outputs, inputs] to [inputs, outputs] or back.
+template <typename T>
+void turn(const Setting<T>& o, const T* inner, const T* outer, const Pair<T>& to, bool into) {
+  const int64_t S = o.e * o.h, e = into ? o.e : o.h, h = into ? o.h : o.e;
+  for (int64_t m = 0; m < o.M; ++m) {
+    transpose(h, e, inner + m * S, to.inner + m * S, h);
+    transpose(e, h, outer + m * S, to.outer + m * S, e);
+  }
+}
+
+//! The memories: initial states plus change.
+template <typename T>
+Pair<T> memories(Arena<T>& arena, const Setting<T>& o, const Pair<T>& base, const Pair<T>& change) {
+  const int64_t all = o.M * o.e * o.h;
+  if (base.inner == nullptr) return change;
+  Pair<T> memory{arena.take(all), arena.take(all)};
+  for (int64_t i = 0; i < all; ++i) memory.inner[i] = base.inner[i] + change.inner[i];
+  for (int64_t i = 0; i < all; ++i) memory.outer[i] = base.outer[i] + change.outer[i];
+  return memory;
+}
+
+template <typename T>
+Pair<T> take_pair(Arena<T>& arena, int64_t count) {
+  return {arena.take(count), arena.take(count)};
+}
+
+template <typename T>
+Pair<T> zero_pair(Arena<T>& arena, int64_t count) {
+  Pair<T> pair = take_pair(arena, count);
+  std::fill(pair.inner, pair.inner + count, T(0));
+  std::fill(pair.outer, pair.outer + count, T(0));
+  return pair;
+}
+
+template <typename T>
+void add(int64_t count, const Pair<T>& from, const Pair<T>& to) {
+  axpy(count, T(1), from.inner, to.inner);
+  axpy(count, T(1), from.outer, to.outer);
+}
+
+template <typename T>
+Arena<T>& arena_of_thread() {
+  thread_local Arena<T> arena;
+  return arena;
+}
+
+//! One piece: reads and the change after it.
+template <typename T>
+void forward_piece(Arena<T>& arena, const Setting<T>& o, const Local<T>& here, int64_t C, const T* xk, const T* xv,
+                   const T* xq, const Pair<T>& memory, const Pair<T>& change, const Pair<T>& after, T* y) {
+  const int64_t e = o.e, h = o.h, S = e * h;
+  Projected<T> p = take_projected(arena, o, C);
+  Written<T> w = take_written(arena, o, C);
+  Reading<T> r = take_reading(arena, o, C);
+  project(arena, o, here.head, C, xk, xv, xq, memory, p);
+  for (int64_t m = 0; m < o.M; ++m) {
+    write(arena, o, here.head, C, m, p, memory, change, w);
+    if (m + 1 == o.M) read_main(arena, o, C, p, w, change, here.base, r, y);
+    const T gamma = p.gamma[C - 1];
+    carry(C, e, h, gamma, change.inner + m * S, p.end_key, w.erased_in, after.inner + m * S);
+    carry(C, h, e, gamma, change.outer + m * S, w.end_phi, w.erased_out, after.outer + m * S);
+  }
+}
+
+template <typename T>
+Tensors forward_typed(const Inputs& in, const Setting<T>& o, const Plan& plan, bool save) {
+  const int64_t S = o.e * o.h, all = o.M * S, pieces = plan.pieces();
+  Tensor y = at::empty_like(in.key), outer = at::empty_like(in.outer), inner = at::empty_like(in.inner);
+  const bool open = plan.open();
+  Tensor held_outer = open ? at::empty_like(outer) : at::empty({0}, outer.options());
+  Tensor held_inner = open ? at::empty_like(inner) : at::empty({0}, inner.options());
+  Tensor saved = at::empty({plan.N, save ? pieces : 0, 2, all}, in.key.options());
+  at::parallel_for(0, plan.N, 1, [&](int64_t begin, int64_t end) {
+    FlushDenormals flush;
+    Arena<T>& arena = arena_of_thread<T>();
+    for (int64_t n = begin; n < end; ++n) {
+      const auto outside = arena.mark();
+      const Local<T> here = local(arena, o, plan, in, n);
+      Pair<T> change = take_pair(arena, all), held = take_pair(arena, all);
+      turn(o, in.inner.data_ptr<T>() + n * all, in.outer.data_ptr<T>() + n * all, change, true);
+      if (plan.old(0))
+        turn(o, in.held_inner.data_ptr<T>() + n * all, in.held_outer.data_ptr<T>() + n * all, held, true);
+      for (int64_t i = 0; i < pieces; ++i) {
+        const auto inside = arena.mark();
+        const int64_t start = plan.starts[i], at = (n * plan.L + start) * o.e;
+        if (save) {
+          T* kept = saved.data_ptr<T>() + (n * pieces + i) * 2 * all;
+          std::copy(change.inner, change.inner + all, kept);
+          std::copy(change.outer, change.outer + all, kept + all);
+        }
+        if (open && i + 1 == pieces)
+          turn(o, change.inner, change.outer,
+               {held_inner.data_ptr<T>() + n * all, held_outer.data_ptr<T>() + n * all}, false);
+        const Pair<T> memory = memories(arena, o, here.base, plan.old(i) ? held : change);
+        // Without initial states the memories are the change itself, which must not change while it is read.
+        const Pair<T> after = here.base.inner == nullptr ? take_pair(arena, all) : change;
+        forward_piece(arena, o, here, plan.starts[i + 1] - start, in.key.data_ptr<T>() + at,
+                      in.value.data_ptr<T>() + at, in.query.data_ptr<T>() + at, memory, change, after,
+                      y.data_ptr<T>() + at);
+        if (after.inner != change.inner) {
+          std::copy(after.inner, after.inner + all, change.inner);
+          std::copy(after.outer, after.outer + all, change.outer);
+        }
+        arena.release(inside);
+      }
+      turn(o, change.inner, change.outer, {inner.data_ptr<T>() + n * all, outer.data_ptr<T>() + n * all}, false);
+      arena.release(outside);
+    }
+  });
+  return {y, outer, inner, held_outer, held_inner, saved};
+}
+
+//! Gradients by the inputs of one piece; `weights` holds those by the state after it and becomes those before.
+template <typename T>
+void backward_piece(Arena<T>& arena, const Setting<T>& o, const Local<T>& here, int64_t C, const T* xk, const T* xv,
+                    const T* xq, const Pair<T>& memory, const Pair<T>& turned, const Pair<T>& change, const T* dy,
+                    WeightGradient<T>& weights, HeadGradient<T>& by, T* dk, T* dv, T* dq) {
+  const int64_t e = o.e, h = o.h, S = e * h, main = (o.M - 1) * S;
+  Projected<T> p = take_projected(arena, o, C);
+  Written<T> w = take_written(arena, o, C);
+  Reading<T> r = take_reading(arena, o, C);
+  ProjectedGradient<T> g = take_gradient(arena, o, C);
+  project(arena, o, here.head, C, xk, xv, xq, memory, p);
+  T *by_phi = arena.take(C * h), *by_in = arena.take(C * h), *by_out = arena.take(C * e);
+  T *by_mid = arena.take(C * h), *by_linear = arena.take(C * h), *y = arena.take(C * e);
+  T *read_inner = arena.take(S), *read_outer = arena.take(S);
+  for (int64_t m = o.M - 1; m >= 0; --m) {
+    write(arena, o, here.head, C, m, p, memory, change, w);
+    std::fill(by_phi, by_phi + C * h, T(0));
+    std::fill(by_in, by_in + C * h, T(0));
+    std::fill(by_out, by_out + C * e, T(0));
+    const bool last = m + 1 == o.M, rest = here.base.inner != nullptr;
+    if (last) {
+      read_main(arena, o, C, p, w, change, here.base, r, y);
+      read_running_backward(arena, C, h, e, p, r.mid, change.outer + main, rest ? here.base.outer + main : nullptr,
+                            w.at_k.phi, w.erased_out, r.held_out, r.mid_phi, r.mid_pairs, dy, by_mid, by_phi, by_out,
+                            read_outer, weights.base.outer, g);
+      features_backward(C, h, r.linear, r.mid, r.mid_scale, by_mid, by_linear);
+      read_running_backward(arena, C, e, h, p, p.q, change.inner + main, rest ? here.base.inner + main : nullptr,
+                            p.k, w.erased_in, r.held_in, r.q_k, r.q_pairs, by_linear, g.q, g.k, by_in, read_inner,
+                            weights.base.inner, g);
+    }
+    write_backward(arena, o, here.head, C, m, p, w, memory, turned, change, by_phi, by_in, by_out, g, weights, by);
+    if (last) {
+      axpy(S, T(1), read_inner, weights.after.inner + main);
+      axpy(S, T(1), read_outer, weights.after.outer + main);
+    }
+  }
+  project_backward(arena, o, here.head, C, xk, xv, p, turned, g, weights, by, dk, dv, dq);
+}
+
+//! Where the gradients of one sample and head go, in the order of the inputs.
+struct Gradients {
+  Tensor key, value, query, base_outer, base_inner, outer, inner, held_outer, held_inner, gate_weight, gate_bias,
+      scale;
+};
+
+template <typename T>
+void backward_one(const Inputs& in, const Setting<T>& o, const Plan& plan, const Tensor& saved, const Tensors& given,
+                  Gradients& out, int64_t n) {
+  Arena<T>& arena = arena_of_thread<T>();
+  const auto outside = arena.mark();
+  const int64_t S = o.e * o.h, all = o.M * S, pieces = plan.pieces(), main = (o.M - 1) * S;
+  const Local<T> here = local(arena, o, plan, in, n);
+  WeightGradient<T> weights{{}, zero_pair(arena, all), zero_pair(arena, S)};
+  Pair<T> base = zero_pair(arena, all), held = take_pair(arena, all), turned = take_pair(arena, all);
+  auto state = [&](const Tensor& inner, const Tensor& outer, const Pair<T>& to) {
+    turn(o, inner.data_ptr<T>() + n * all, outer.data_ptr<T>() + n * all, to, true);
+  };
+  state(given[2], given[1], weights.after);
+  T* gate = out.gate_weight.data_ptr<T>() + n * 2 * o.e;
+  T* bias = out.gate_bias.data_ptr<T>() + n * 2;
+  HeadGradient<T> by{gate, gate + o.e, bias, bias + 1, out.scale.data_ptr<T>() + n * o.M};
+  for (int64_t i = pieces - 1; i >= 0; --i) {
+    const auto inside = arena.mark();
+    const int64_t start = plan.starts[i], at = (n * plan.L + start) * o.e;
+    T* kept = saved.data_ptr<T>() + (n * pieces + i) * 2 * all;
+    const Pair<T> change{kept, kept + all};
+    if (plan.old(i)) state(in.held_inner, in.held_outer, held);
+    const Pair<T> memory = memories(arena, o, here.base, plan.old(i) ? held : change);
+    turn(o, memory.inner, memory.outer, turned, false);
+    weights.memory = zero_pair(arena, all);
+    backward_piece(arena, o, here, plan.starts[i + 1] - start, in.key.data_ptr<T>() + at,
+                   in.value.data_ptr<T>() + at, in.query.data_ptr<T>() + at, memory, turned, change,
+                   given[0].data_ptr<T>() + at, weights, by, out.key.data_ptr<T>() + at,
+                   out.value.data_ptr<T>() + at, out.query.data_ptr<T>() + at);
+    if (i + 1 == pieces && plan.open()) {
+      state(given[4], given[3], held);  // by the snapshot of a chunk that goes on: the change before this piece
+      add(all, held, weights.after);
+    }
+    if (plan.rest) add(all, weights.memory, base);
+    if (plan.old(i))
+      turn(o, weights.memory.inner, weights.memory.outer,
+           {out.held_inner.data_ptr<T>() + n * all, out.held_outer.data_ptr<T>() + n * all}, false);
+    else
+      add(all, weights.memory, weights.after);
+    arena.release(inside);
+  }
+  turn(o, weights.after.inner, weights.after.outer,
+       {out.inner.data_ptr<T>() + n * all, out.outer.data_ptr<T>() + n * all}, false);
+  if (plan.rest) {
+    axpy(S, T(1), weights.base.inner, base.inner + main);
+    axpy(S, T(1), weights.base.outer, base.outer + main);
+    turn(o, base.inner, base.outer,
+         {out.base_inner.data_ptr<T>() + n * all, out.base_outer.data_ptr<T>() + n * all}, false);
+  }
+  arena.release(outside);
+}
+
+template <typename T>
+Tensors backward_typed(const Inputs& in, const Setting<T>& o, const Plan& plan, const Tensor& saved,
+                       const Tensors& given) {
+  const auto options = in.key.options();
+  const int64_t N = plan.N;
+  Gradients out{at::empty_like(in.key), at::empty_like(in.value), at::empty_like(in.query),
+                at::empty({plan.rest ? N : 0, o.M, o.e, o.h}, options),
+                at::empty({plan.rest ? N : 0, o.M, o.h, o.e}, options), at::empty_like(in.outer),
+                at::empty_like(in.inner), at::zeros_like(in.outer), at::zeros_like(in.inner),
+                at::zeros({N, 2, o.e}, options), at::zeros({N, 2}, options), at::zeros({N, o.M}, options)};
+  at::parallel_for(0, N, 1, [&](int64_t begin, int64_t end) {
+    FlushDenormals flush;
+    for (int64_t n = begin; n < end; ++n) backward_one(in, o, plan, saved, given, out, n);
+  });
+  // Samples of one head share its parameters.
+  auto total = [&](const Tensor& x) {
+    if (x.size(0) == 0) return x;
+    return x.unflatten(0, {N / plan.H, plan.H}).sum(0).transpose(0, 1).contiguous();
+  };
+  return {out.key,   out.value,      out.query,      total(out.base_outer),  total(out.base_inner), out.outer,
+          out.inner, out.held_outer, out.held_inner, total(out.gate_weight), total(out.gate_bias),  total(out.scale)};
+}
+
+Tensors forward(Tensors tensors, at::IntArrayRef places, bool bound, double rate_max, int64_t position, int64_t chunk,
+                bool save) {
+  const Inputs in = inputs(tensors);
+  const Plan plan = plan_of(in, position, chunk);
+  return AT_DISPATCH_FLOATING_TYPES(in.key.scalar_type(), "self_modifying_forward", [&] {
+    return forward_typed<scalar_t>(in, setting_of<scalar_t>(in, places, bound, rate_max), plan, save);
+  });
+}
+
+Tensors backward(Tensors tensors, Tensor saved, Tensors given, at::IntArrayRef places, bool bound, double rate_max,
+                 int64_t position, int64_t chunk) {
+  const Inputs in = inputs(tensors);
+  const Plan plan = plan_of(in, position, chunk);
+  return AT_DISPATCH_FLOATING_TYPES(in.key.scalar_type(), "self_modifying_backward", [&] {
+    return backward_typed<scalar_t>(in, setting_of<scalar_t>(in, places, bound, rate_max), plan, saved, given);
+  });
+}
+
+}  // namespace
+}  // namespace nest
+
+TORCH_LIBRARY(nestlearn, library) {
+  library.def(
+      "self_modifying_forward(Tensor[] tensors, int[] places, bool bound, float rate_max, int position, int chunk, "
+      "bool save) -> Tensor[]");
+  library.def(
+      "self_modifying_backward(Tensor[] tensors, Tensor saved, Tensor[] given, int[] places, bool bound, "
+      "float rate_max, int position, int chunk) -> Tensor[]");
+}
+
+TORCH_LIBRARY_IMPL(nestlearn, CPU, library) {
+  library.impl("self_modifying_forward", nest::forward);
+  library.impl("self_modifying_backward", nest::backward);
+}

@@ -1,0 +1,302 @@
+// Small dense tiles: products, transposition, and element-wise maps that stay in a core's cache.
+//
+// All tiles are row-major. Rows are tokens or a weight's inputs; row lengths are multiples of the vector
+// length, and tiles of pairs of tokens are padded with zeros to one.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#if defined(__SSE__)
+#include <immintrin.h>
+#endif
+
+namespace nest {
+
+#if defined(__AVX512F__)
+constexpr int kBytes = 64;
+constexpr int kRows = 6;
+#elif defined(__AVX__)
+constexpr int kBytes = 32;
+constexpr int kRows = 3;
+#else
+constexpr int kBytes = 16;
+constexpr int kRows = 3;
+#endif
+//! Vectors side by side in one block of a product.
+constexpr int kWide = 4;
+//! Influences below this are dropped, as in the Python form.
+constexpr double kNegligible = 1e-18;
+constexpr double kUnitEps = 1e-6;
+
+template <typename T>
+struct Vec {
+  typedef T type __attribute__((vector_size(kBytes), aligned(alignof(T)), may_alias));
+  static constexpr int length = kBytes / sizeof(T);
+};
+
+//! Rows are padded to this many numbers, whatever the machine.
+constexpr int kPad = 16;
+inline int64_t padded(int64_t n) { return (n + kPad - 1) / kPad * kPad; }
+
+//! Denormal numbers count as zero while one of these lives; they would make products many times slower.
+class FlushDenormals {
+ public:
+#if defined(__SSE__)
+  FlushDenormals() : before_(_mm_getcsr()) { _mm_setcsr(before_ | 0x8040); }
+  ~FlushDenormals() { _mm_setcsr(before_); }
+
+ private:
+  unsigned before_;
+#endif
+};
+
+//! A stack of aligned scratch tiles, one per thread.
+template <typename T>
+class Arena {
+ public:
+  T* take(int64_t count) {
+    const int64_t size = padded(count);
+    if (block_ < blocks_.size() && used_ + size > capacity_) next();
+    if (blocks_.empty()) grow();
+    if (used_ + size > capacity_) next();
+    T* start = base() + used_;
+    used_ += size;
+    return start;
+  }
+  struct Mark {
+    size_t block;
+    int64_t used;
+  };
+  Mark mark() const { return {block_, used_}; }
+  void release(Mark m) {
+    block_ = m.block;
+    used_ = m.used;
+  }
+
+ private:
+  static constexpr int64_t capacity_ = 1 << 20;
+  T* base() {
+    auto address = reinterpret_cast<uintptr_t>(blocks_[block_].data());
+    return reinterpret_cast<T*>((address + 63) / 64 * 64);
+  }
+  void grow() { blocks_.emplace_back(capacity_ + 64 / sizeof(T)); }
+  void next() {
+    if (blocks_.empty()) grow();
+    ++block_;
+    if (block_ == blocks_.size()) grow();
+    used_ = 0;
+  }
+  std::vector<std::vector<T>> blocks_;
+  size_t block_ = 0;
+  int64_t used_ = 0;
+};
+
+template <typename T, int R, int W>
+inline void block(int64_t k, const T* A, int64_t ai, int64_t ak, const T* B, int64_t ldb, T* C, int64_t ldc,
+                  bool add) {
+  using V = typename Vec<T>::type;
+  constexpr int L = Vec<T>::length;
+  V acc[R][W];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+    for (int w = 0; w < W; ++w) acc[r][w] = add ? *(const V*)(C + r * ldc + w * L) : V{};
+  for (int64_t p = 0; p < k; ++p) {
+    V b[W];
+#pragma GCC unroll 8
+    for (int w = 0; w < W; ++w) b[w] = *(const V*)(B + p * ldb + w * L);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const T a = A[r * ai + p * ak];
+#pragma GCC unroll 8
+      for (int w = 0; w < W; ++w) acc[r][w] += a * b[w];
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+    for (int w = 0; w < W; ++w) *(V*)(C + r * ldc + w * L) = acc[r][w];
+}
+
+template <typename T, int W>
+inline void columns(int64_t m, int64_t k, const T* A, int64_t ai, int64_t ak, const T* B, int64_t ldb, T* C,
+                    int64_t ldc, bool add) {
+  int64_t i = 0;
+  for (; i + kRows <= m; i += kRows)
+    block<T, kRows, W>(k, A + i * ai, ai, ak, B, ldb, C + i * ldc, ldc, add);
+  for (; i < m; ++i) block<T, 1, W>(k, A + i * ai, ai, ak, B, ldb, C + i * ldc, ldc, add);
+}
+
+//! C[m, n] = (add ? C : 0) + A B. A is read at `A[i * ai + p * ak]`, so that it may be a transpose.
+template <typename T>
+void product(int64_t m, int64_t n, int64_t k, const T* A, int64_t ai, int64_t ak, const T* B, int64_t ldb,
+             T* C, int64_t ldc, bool add) {
+  constexpr int L = Vec<T>::length;
+  int64_t j = 0;
+  for (; j + kWide * L <= n; j += kWide * L)
+    columns<T, kWide>(m, k, A, ai, ak, B + j, ldb, C + j, ldc, add);
+  for (; j + 2 * L <= n; j += 2 * L) columns<T, 2>(m, k, A, ai, ak, B + j, ldb, C + j, ldc, add);
+  for (; j < n; j += L) columns<T, 1>(m, k, A, ai, ak, B + j, ldb, C + j, ldc, add);
+}
+
+//! C[m, n] (+)= A[m, k] B[k, n], contiguous rows.
+template <typename T>
+inline void nn(int64_t m, int64_t n, int64_t k, const T* A, int64_t lda, const T* B, T* C, bool add) {
+  product<T>(m, n, k, A, lda, 1, B, n, C, n, add);
+}
+
+//! C[m, n] (+)= A[k, m]^T B[k, n].
+template <typename T>
+inline void tn(int64_t m, int64_t n, int64_t k, const T* A, int64_t lda, const T* B, T* C, bool add) {
+  product<T>(m, n, k, A, 1, lda, B, n, C, n, add);
+}
+
+//! to[c, r] = from[r, c]; columns of `to` from `rows` to `ld` are filled with zeros.
+template <typename T>
+void transpose(int64_t rows, int64_t cols, const T* from, T* to, int64_t ld) {
+  int64_t r = 0;
+#if defined(__SSE__)
+  if constexpr (sizeof(T) == 4) {
+    for (; r + 4 <= rows; r += 4)
+      for (int64_t c = 0; c < cols; c += 4) {
+        const float* f = from + r * cols + c;
+        __m128 a = _mm_loadu_ps(f), b = _mm_loadu_ps(f + cols), d = _mm_loadu_ps(f + 2 * cols),
+               e = _mm_loadu_ps(f + 3 * cols);
+        _MM_TRANSPOSE4_PS(a, b, d, e);
+        float* t = to + c * ld + r;
+        _mm_storeu_ps(t, a);
+        _mm_storeu_ps(t + ld, b);
+        _mm_storeu_ps(t + 2 * ld, d);
+        _mm_storeu_ps(t + 3 * ld, e);
+      }
+  }
+#endif
+  for (; r < rows; ++r)
+    for (int64_t c = 0; c < cols; ++c) to[c * ld + r] = from[r * cols + c];
+  for (int64_t c = 0; c < cols; ++c)
+    for (int64_t z = rows; z < ld; ++z) to[c * ld + z] = T(0);
+}
+
+template <typename T>
+inline T dot(int64_t n, const T* a, const T* b) {
+  T sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < n; ++i) sum += a[i] * b[i];
+  return sum;
+}
+
+//! y += c x
+template <typename T>
+inline void axpy(int64_t n, T c, const T* __restrict x, T* __restrict y) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) y[i] += c * x[i];
+}
+
+//! exp(x), vectorised by the compiler; the polynomial is Cephes' for single precision.
+inline float exponential(float x) {
+  const float in = x < -87.0f ? -87.0f : (x > 88.0f ? 88.0f : x);
+  const float n = std::rint(in * 1.44269504088896341f);
+  const float r = (in - n * 0.693359375f) - n * -2.12194440e-4f;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  const float y = p * (r * r) + r + 1.0f;
+  const int32_t bits = (static_cast<int32_t>(n) + 127) << 23;
+  float power;
+  std::memcpy(&power, &bits, 4);
+  return x < -87.0f ? 0.0f : y * power;
+}
+inline double exponential(double x) { return std::exp(x); }
+
+//! a = x / sqrt(eps + |x|^2) for every row; `scale` is the inverse root.
+template <typename T>
+void unit(int64_t rows, int64_t n, const T* x, T* y, T* scale) {
+  for (int64_t t = 0; t < rows; ++t) {
+    const T* a = x + t * n;
+    T* b = y + t * n;
+    const T c = T(1) / std::sqrt(dot(n, a, a) + T(kUnitEps));
+    scale[t] = c;
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) b[i] = a[i] * c;
+  }
+}
+
+//! Gradient by x of `y = unit(x)`, in place of `d` or added to `to`.
+template <typename T>
+void unit_backward(int64_t rows, int64_t n, const T* y, const T* scale, const T* d, T* to) {
+  for (int64_t t = 0; t < rows; ++t) {
+    const T *a = y + t * n, *b = d + t * n;
+    T* c = to + t * n;
+    const T along = dot(n, a, b), s = scale[t];
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) c[i] = (b[i] - a[i] * along) * s;
+  }
+}
+
+template <typename T>
+inline T sigmoid(T x) {
+  return T(1) / (T(1) + exponential(-x));
+}
+
+//! phi = s / sqrt(1 + |s|^2) of `s = silu(a)` for every row, in units of `h` (several memories side by side).
+template <typename T>
+void features(int64_t rows, int64_t h, const T* __restrict a, T* __restrict phi, T* __restrict scale) {
+  for (int64_t t = 0; t < rows; ++t) {
+    const T* x = a + t * h;
+    T* y = phi + t * h;
+    T sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < h; ++i) {
+      const T s = x[i] * sigmoid(x[i]);
+      y[i] = s;
+      sum += s * s;
+    }
+    const T c = T(1) / std::sqrt(T(1) + sum);
+    scale[t] = c;
+#pragma omp simd
+    for (int64_t i = 0; i < h; ++i) y[i] *= c;
+  }
+}
+
+//! Gradient by `a` from the gradient `d` by the features.
+template <typename T>
+void features_backward(int64_t rows, int64_t h, const T* __restrict a, const T* __restrict phi,
+                       const T* __restrict scale, const T* __restrict d, T* __restrict out) {
+  for (int64_t t = 0; t < rows; ++t) {
+    const T *x = a + t * h, *y = phi + t * h, *g = d + t * h;
+    T* o = out + t * h;
+    const T along = dot(h, y, g), c = scale[t];
+#pragma omp simd
+    for (int64_t i = 0; i < h; ++i) {
+      const T p = sigmoid(x[i]);
+      o[i] = (g[i] - y[i] * along) * c * (p + x[i] * p * (T(1) - p));
+    }
+  }
+}
+
+//! X = (I + L)^{-1} for the strictly lower triangle of `L[n, ld]`; the rest of X is zero.
+template <typename T>
+void unit_inverse(int64_t n, int64_t ld, const T* L, T* X) {
+  using V = typename Vec<T>::type;
+  constexpr int W = Vec<T>::length;
+  std::fill(X, X + n * ld, T(0));
+  for (int64_t t = 0; t < n; ++t) {
+    T* row = X + t * ld;
+    for (int64_t s = 0; s < t; ++s) {
+      const T c = L[t * ld + s];
+      const T* other = X + s * ld;
+      for (int64_t v = 0; v <= s; v += W) *(V*)(row + v) -= c * *(const V*)(other + v);
+    }
+    row[t] = T(1);
+    for (int64_t s = 0; s < t; ++s) row[s] = std::abs(row[s]) < T(kNegligible) ? T(0) : row[s];
+  }
+}
+
+}  // namespace nest
