@@ -29,7 +29,7 @@ struct Head {
 //! A memory read at some tokens: `f(z) = phi(z W2) W1`.
 template <typename T>
 struct Read {
-  T *linear, *phi, *scale;
+  T *linear, *sigma, *phi, *scale;
 };
 
 //! A weight's two matrices for all memories, [M, e, h] and [M, h, e].
@@ -65,20 +65,20 @@ struct Written {
 //! The main memory's read.
 template <typename T>
 struct Reading {
-  T *held_in, *linear, *mid, *mid_scale, *held_out;
+  T *held_in, *linear, *sigma, *mid, *mid_scale, *held_out;
   T *q_k, *q_pairs, *mid_phi, *mid_pairs;
 };
 
 template <typename T>
 Read<T> take_read(Arena<T>& arena, int64_t C, int64_t h) {
-  return {arena.take(C * h), arena.take(C * h), arena.take(C)};
+  return {arena.take(C * h), arena.take(C * h), arena.take(C * h), arena.take(C)};
 }
 
 //! The hidden side of `f` at some tokens.
 template <typename T>
 void read_hidden(const Setting<T>& o, int64_t C, const T* z, const T* inner, Read<T>& r) {
   nn(C, o.h, o.e, z, o.e, inner, r.linear, false);
-  features(C, o.h, r.linear, r.phi, r.scale);
+  features(C, o.h, r.linear, r.sigma, r.phi, r.scale);
 }
 
 //! `out = z + f(z)`.
@@ -143,14 +143,15 @@ template <typename T>
 void system(Arena<T>& arena, int64_t C, int64_t n, const T* keys, const T* pairs, T* gram, T* inverse) {
   const int64_t P = padded(C);
   const auto mark = arena.mark();
-  T *columns = arena.take(n * P), *lower = arena.take(C * P);
+  T *columns = arena.take(n * P), *lower = arena.take(P * P);
   transpose(C, n, keys, columns, P);
-  nn(C, P, n, keys, n, columns, gram, false);
+  pair_products(C, n, keys, columns, gram);
   std::fill(lower, lower + P, T(0));
   for (int64_t t = 1; t < C; ++t)
 #pragma omp simd
     for (int64_t s = 0; s < P; ++s) lower[t * P + s] = pairs[(t - 1) * P + s] * gram[t * P + s];
-  unit_inverse(C, P, lower, inverse);
+  std::fill(lower + C * P, lower + P * P, T(0));
+  unit_inverse(P, lower, inverse);
   arena.release(mark);
 }
 
@@ -161,7 +162,8 @@ Projected<T> take_projected(Arena<T>& arena, const Setting<T>& o, int64_t C) {
   for (T** tile : {&p.k, &p.v, &p.q, &p.end_key}) *tile = arena.take(E);
   for (T** row : {&p.k_scale, &p.q_scale, &p.sigma_rate, &p.eta, &p.log_alpha, &p.alpha, &p.gamma, &p.before})
     *row = arena.take(C);
-  for (T** tile : {&p.ratio, &p.pairs, &p.gram, &p.inverse}) *tile = arena.take(C * P);
+  for (T** tile : {&p.ratio, &p.pairs, &p.gram}) *tile = arena.take(C * P);
+  p.inverse = arena.take(P * P);
   for (int64_t m = 0; m + 1 < o.M; ++m) {
     p.at_x[m] = take_read(arena, C, o.h);
     p.at_v[m] = take_read(arena, C, o.h);
@@ -210,7 +212,7 @@ Written<T> take_written(Arena<T>& arena, const Setting<T>& o, int64_t C) {
   for (T** tile : {&w.back, &w.hidden, &w.known_in, &w.erased_in, &w.end_phi}) *tile = arena.take(C * o.h);
   for (T** tile : {&w.surprise, &w.known_out, &w.erased_out}) *tile = arena.take(C * o.e);
   w.gram = arena.take(C * P);
-  w.inverse = arena.take(C * P);
+  w.inverse = arena.take(P * P);
   return w;
 }
 
@@ -225,24 +227,20 @@ void solve(Arena<T>& arena, int64_t C, int64_t n, const T* inverse, const T* bef
 #pragma omp simd
     for (int64_t i = 0; i < n; ++i) right[t * n + i] = step[t * n + i] - c * known[t * n + i];
   }
-  nn(C, n, C, inverse, padded(C), right, erased, false);
+  causal(C, n, inverse, right, erased, false);
   arena.release(mark);
 }
 
-//! Gradients at the snapshot and the two systems of one memory (Eq. 85, 88).
+//! Gradients at the snapshot and the two systems of one memory (Eq. 85, 88); `outer` is its W1, [e, h].
 template <typename T>
 void write(Arena<T>& arena, const Setting<T>& o, const Head<T>& head, int64_t C, int64_t m,
-           const Projected<T>& p, const Pair<T>& memory, const Pair<T>& change, Written<T>& w) {
+           const Projected<T>& p, const Pair<T>& memory, const T* outer, const Pair<T>& change, Written<T>& w) {
   const int64_t e = o.e, h = o.h, S = e * h;
   const T* target = m + 1 < o.M ? p.target[m] : p.v;
   for (int64_t i = 0; i < C * e; ++i) w.surprise[i] = head.scale[m] * target[i];
   read_hidden(o, C, p.k, memory.inner + m * S, w.at_k);
-  const auto mark = arena.mark();
-  T* outer = arena.take(S);
-  transpose(h, e, memory.outer + m * S, outer, h);
   nn(C, h, e, w.surprise, e, outer, w.back, false);
-  arena.release(mark);
-  features_backward(C, h, w.at_k.linear, w.at_k.phi, w.at_k.scale, w.back, w.hidden);
+  features_backward(C, h, w.at_k.linear, w.at_k.sigma, w.at_k.phi, w.at_k.scale, w.back, w.hidden);
   nn(C, h, e, p.k, e, change.inner + m * S, w.known_in, false);
   nn(C, e, h, w.at_k.phi, h, change.outer + m * S, w.known_out, false);
   solve(arena, C, h, p.inverse, p.before, w.hidden, w.known_in, w.erased_in);
@@ -262,7 +260,7 @@ template <typename T>
 Reading<T> take_reading(Arena<T>& arena, const Setting<T>& o, int64_t C) {
   const int64_t P = padded(C);
   Reading<T> r{};
-  for (T** tile : {&r.held_in, &r.linear, &r.mid}) *tile = arena.take(C * o.h);
+  for (T** tile : {&r.held_in, &r.linear, &r.sigma, &r.mid}) *tile = arena.take(C * o.h);
   r.held_out = arena.take(C * o.e);
   r.mid_scale = arena.take(C);
   for (T** tile : {&r.q_k, &r.q_pairs, &r.mid_phi, &r.mid_pairs}) *tile = arena.take(C * P);
@@ -278,7 +276,7 @@ void read_running(Arena<T>& arena, int64_t C, int64_t i, int64_t o, const T* x, 
   const auto mark = arena.mark();
   T* columns = arena.take(i * P);
   transpose(C, i, keys, columns, P);
-  nn(C, P, i, x, i, columns, products, false);
+  pair_products(C, i, x, columns, products);
 #pragma omp simd
   for (int64_t n = 0; n < C * P; ++n) weighted[n] = products[n] * p.pairs[n];
   arena.release(mark);
@@ -286,7 +284,7 @@ void read_running(Arena<T>& arena, int64_t C, int64_t i, int64_t o, const T* x, 
   for (int64_t t = 0; t < C; ++t)
 #pragma omp simd
     for (int64_t n = 0; n < o; ++n) out[t * o + n] = p.gamma[t] * held[t * o + n];
-  nn(C, o, C, weighted, P, erased, out, true);
+  causal(C, o, weighted, erased, out, true);
   if (base != nullptr) nn(C, o, i, x, i, base, out, true);
 }
 
@@ -298,7 +296,7 @@ void read_main(Arena<T>& arena, const Setting<T>& o, int64_t C, const Projected<
   const bool rest = base.inner != nullptr;
   read_running(arena, C, e, h, p.q, change.inner + main, rest ? base.inner + main : nullptr, p.k, w.erased_in, p,
                r.held_in, r.q_k, r.q_pairs, r.linear);
-  features(C, h, r.linear, r.mid, r.mid_scale);
+  features(C, h, r.linear, r.sigma, r.mid, r.mid_scale);
   read_running(arena, C, h, e, r.mid, change.outer + main, rest ? base.outer + main : nullptr, w.at_k.phi,
                w.erased_out, p, r.held_out, r.mid_phi, r.mid_pairs, y);
 }

@@ -52,7 +52,7 @@ void read_memory_backward(Arena<T>& arena, const Setting<T>& o, int64_t C, const
   T *by_phi = arena.take(C * h), *by_linear = arena.take(C * h);
   nn(C, h, e, d, e, transposed.outer + m * S, by_phi, false);
   tn(h, e, C, r.phi, h, d, by_memory.outer + m * S, true);
-  features_backward(C, h, r.linear, r.phi, r.scale, by_phi, by_linear);
+  features_backward(C, h, r.linear, r.sigma, r.phi, r.scale, by_phi, by_linear);
   tn(e, h, C, z, e, by_linear, by_memory.inner + m * S, true);
   for (int64_t i = 0; i < C * e; ++i) dz[i] += d[i];
   nn(C, e, h, by_linear, h, transposed.inner + m * S, dz, true);
@@ -74,10 +74,10 @@ void solve_backward(Arena<T>& arena, int64_t C, int64_t i, int64_t o, const Proj
   transpose(i, o, after, turned, i);
   nn(C, i, o, erased, o, turned, by_end, true);
   g.gamma[C - 1] += dot(i * o, weight, after);
-  tn(C, o, C, inverse, P, by_erased, by_step, false);
+  anticausal(C, o, inverse, by_erased, by_step, false);
   transpose(C, o, erased, turned, Ld);
   T* outer = arena.take(C * P);
-  nn(C, P, o, by_step, o, turned, outer, false);
+  pair_products(C, o, by_step, turned, outer);
   for (int64_t t = 0; t < C; ++t) {
     for (int64_t s = 0; s < t; ++s) lower[t * P + s] -= outer[t * P + s];
     const T c = p.before[t];
@@ -119,8 +119,8 @@ void system_backward(Arena<T>& arena, int64_t C, int64_t n, const Projected<T>& 
       out[s] = by[s] * pairs[s];
     }
   }
-  nn(C, n, C, by_gram, P, keys, by_keys, true);
-  tn(C, n, C, by_gram, P, keys, by_keys, true);
+  causal(C, n, by_gram, keys, by_keys, true);
+  anticausal(C, n, by_gram, keys, by_keys, true);
   arena.release(mark);
 }
 
@@ -131,12 +131,12 @@ void hidden_backward(int64_t C, int64_t h, const Written<T>& w, const T* by_hidd
   std::vector<T> slopes(3 * h);
   T *slope = slopes.data(), *curve = slope + h, *of_phi = curve + h;
   for (int64_t t = 0; t < C; ++t) {
-    const T *a = w.at_k.linear + t * h, *phi = w.at_k.phi + t * h, *b = w.back + t * h, *d = by_hidden + t * h;
+    const T *a = w.at_k.linear + t * h, *sigma = w.at_k.sigma + t * h, *phi = w.at_k.phi + t * h, *b = w.back + t * h, *d = by_hidden + t * h;
     const T *others = by_phi + t * h, scale = w.at_k.scale[t], along = dot(h, phi, b);
     T *to_back = by_back + t * h, *to = by_linear + t * h, by_scale = 0, turned = 0;
 #pragma omp simd reduction(+ : by_scale, turned)
     for (int64_t i = 0; i < h; ++i) {
-      const T s = sigmoid(a[i]), first = s + a[i] * s * (T(1) - s), inner = b[i] - phi[i] * along;
+      const T s = sigma[i], first = silu_slope(a[i], s), inner = b[i] - phi[i] * along;
       slope[i] = first;
       curve[i] = inner * scale * d[i] * (s + first - T(2) * s * first);
       by_scale += d[i] * first * inner;
@@ -177,16 +177,16 @@ void read_running_backward(Arena<T>& arena, int64_t C, int64_t i, int64_t o, con
     nn(C, i, o, d, o, turned, dx, true);
     tn(i, o, C, x, i, d, by_base, true);
   }
-  tn(C, o, C, weighted, P, d, by_erased, true);
+  anticausal(C, o, weighted, d, by_erased, true);
   transpose(C, o, erased, turned, P);
-  nn(C, P, o, d, o, turned, by, false);
+  pair_products(C, o, d, turned, by);
 #pragma omp simd
   for (int64_t n = 0; n < C * P; ++n) {
     g.pairs[n] += by[n] * products[n];
     by[n] *= p.pairs[n];
   }
-  nn(C, i, C, by, P, keys, dx, true);
-  tn(C, i, C, by, P, x, by_keys, true);
+  causal(C, i, by, keys, dx, true);
+  anticausal(C, i, by, x, by_keys, true);
   arena.release(mark);
 }
 

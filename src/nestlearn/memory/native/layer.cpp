@@ -134,8 +134,10 @@ void forward_piece(Arena<T>& arena, const Setting<T>& o, const Local<T>& here, i
   Written<T> w = take_written(arena, o, C);
   Reading<T> r = take_reading(arena, o, C);
   project(arena, o, here.head, C, xk, xv, xq, memory, p);
+  T* outer = arena.take(S);
   for (int64_t m = 0; m < o.M; ++m) {
-    write(arena, o, here.head, C, m, p, memory, change, w);
+    transpose(h, e, memory.outer + m * S, outer, h);
+    write(arena, o, here.head, C, m, p, memory, outer, change, w);
     if (m + 1 == o.M) read_main(arena, o, C, p, w, change, here.base, r, y);
     const T gamma = p.gamma[C - 1];
     carry(C, e, h, gamma, change.inner + m * S, p.end_key, w.erased_in, after.inner + m * S);
@@ -206,7 +208,7 @@ void backward_piece(Arena<T>& arena, const Setting<T>& o, const Local<T>& here, 
   T *by_mid = arena.take(C * h), *by_linear = arena.take(C * h), *y = arena.take(C * e);
   T *read_inner = arena.take(S), *read_outer = arena.take(S);
   for (int64_t m = o.M - 1; m >= 0; --m) {
-    write(arena, o, here.head, C, m, p, memory, change, w);
+    write(arena, o, here.head, C, m, p, memory, turned.outer + m * S, change, w);
     std::fill(by_phi, by_phi + C * h, T(0));
     std::fill(by_in, by_in + C * h, T(0));
     std::fill(by_out, by_out + C * e, T(0));
@@ -216,7 +218,7 @@ void backward_piece(Arena<T>& arena, const Setting<T>& o, const Local<T>& here, 
       read_running_backward(arena, C, h, e, p, r.mid, change.outer + main, rest ? here.base.outer + main : nullptr,
                             w.at_k.phi, w.erased_out, r.held_out, r.mid_phi, r.mid_pairs, dy, by_mid, by_phi, by_out,
                             read_outer, weights.base.outer, g);
-      features_backward(C, h, r.linear, r.mid, r.mid_scale, by_mid, by_linear);
+      features_backward(C, h, r.linear, r.sigma, r.mid, r.mid_scale, by_mid, by_linear);
       read_running_backward(arena, C, e, h, p, p.q, change.inner + main, rest ? here.base.inner + main : nullptr,
                             p.k, w.erased_in, r.held_in, r.q_k, r.q_pairs, by_linear, g.q, g.k, by_in, read_inner,
                             weights.base.inner, g);

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <vector>
 
 #if defined(__SSE__)
@@ -122,25 +123,35 @@ inline void block(int64_t k, const T* A, int64_t ai, int64_t ak, const T* B, int
     for (int w = 0; w < W; ++w) *(V*)(C + r * ldc + w * L) = acc[r][w];
 }
 
-template <typename T, int W>
-inline void columns(int64_t m, int64_t k, const T* A, int64_t ai, int64_t ak, const T* B, int64_t ldb, T* C,
-                    int64_t ldc, bool add) {
-  int64_t i = 0;
-  for (; i + kRows <= m; i += kRows)
-    block<T, kRows, W>(k, A + i * ai, ai, ak, B, ldb, C + i * ldc, ldc, add);
-  for (; i < m; ++i) block<T, 1, W>(k, A + i * ai, ai, ak, B, ldb, C + i * ldc, ldc, add);
+//! Which entries of A may be other than zero; the others are skipped.
+enum class Shape { full, lower, upper };
+
+template <typename T, int W, Shape kShape>
+inline void columns(int64_t first, int64_t m, int64_t k, const T* A, int64_t ai, int64_t ak, const T* B, int64_t ldb,
+                    T* C, int64_t ldc, bool add) {
+  auto rows = [&](auto count, int64_t i) {
+    constexpr int R = decltype(count)::value;
+    const int64_t from = kShape == Shape::upper ? std::min(i, k) : 0;
+    const int64_t to = kShape == Shape::lower ? std::min(i + R, k) : k;
+    block<T, R, W>(to - from, A + i * ai + from * ak, ai, ak, B + from * ldb, ldb, C + i * ldc, ldc, add);
+  };
+  int64_t i = first;
+  for (; i + kRows <= m; i += kRows) rows(std::integral_constant<int, kRows>(), i);
+  for (; i + 4 <= m; i += 4) rows(std::integral_constant<int, 4>(), i);
+  for (; i + 2 <= m; i += 2) rows(std::integral_constant<int, 2>(), i);
+  for (; i < m; ++i) rows(std::integral_constant<int, 1>(), i);
 }
 
 //! C[m, n] = (add ? C : 0) + A B. A is read at `A[i * ai + p * ak]`, so that it may be a transpose.
-template <typename T>
+template <typename T, Shape kShape = Shape::full>
 void product(int64_t m, int64_t n, int64_t k, const T* A, int64_t ai, int64_t ak, const T* B, int64_t ldb,
              T* C, int64_t ldc, bool add) {
   constexpr int L = Vec<T>::length;
   int64_t j = 0;
   for (; j + kWide * L <= n; j += kWide * L)
-    columns<T, kWide>(m, k, A, ai, ak, B + j, ldb, C + j, ldc, add);
-  for (; j + 2 * L <= n; j += 2 * L) columns<T, 2>(m, k, A, ai, ak, B + j, ldb, C + j, ldc, add);
-  for (; j < n; j += L) columns<T, 1>(m, k, A, ai, ak, B + j, ldb, C + j, ldc, add);
+    columns<T, kWide, kShape>(0, m, k, A, ai, ak, B + j, ldb, C + j, ldc, add);
+  for (; j + 2 * L <= n; j += 2 * L) columns<T, 2, kShape>(0, m, k, A, ai, ak, B + j, ldb, C + j, ldc, add);
+  for (; j < n; j += L) columns<T, 1, kShape>(0, m, k, A, ai, ak, B + j, ldb, C + j, ldc, add);
 }
 
 //! C[m, n] (+)= A[m, k] B[k, n], contiguous rows.
@@ -153,6 +164,29 @@ inline void nn(int64_t m, int64_t n, int64_t k, const T* A, int64_t lda, const T
 template <typename T>
 inline void tn(int64_t m, int64_t n, int64_t k, const T* A, int64_t lda, const T* B, T* C, bool add) {
   product<T>(m, n, k, A, 1, lda, B, n, C, n, add);
+}
+
+//! C[m, n] (+)= A B for pairs of tokens `A[m, P]`, of which only entries on and below the diagonal are read.
+template <typename T>
+inline void causal(int64_t m, int64_t n, const T* A, const T* B, T* C, bool add) {
+  product<T, Shape::lower>(m, n, m, A, padded(m), 1, B, n, C, n, add);
+}
+
+//! C[m, n] (+)= A^T B for the same A.
+template <typename T>
+inline void anticausal(int64_t m, int64_t n, const T* A, const T* B, T* C, bool add) {
+  product<T, Shape::upper>(m, n, m, A, 1, padded(m), B, n, C, n, add);
+}
+
+//! Pairs of tokens C[m, P] = A[m, k] B[k, P]; entries far above the diagonal are left as zeros.
+template <typename T>
+void pair_products(int64_t m, int64_t k, const T* A, const T* B, T* C) {
+  constexpr int L = Vec<T>::length;
+  const int64_t P = padded(m);
+  int64_t j = 0;
+  for (int64_t t = 0; t < m; ++t) std::fill(C + t * P, C + (t + 1) * P, T(0));
+  for (; j + 2 * L <= P; j += 2 * L) columns<T, 2, Shape::full>(j, m, k, A, k, 1, B + j, P, C + j, P, false);
+  for (; j < P; j += L) columns<T, 1, Shape::full>(j, m, k, A, k, 1, B + j, P, C + j, P, false);
 }
 
 //! to[c, r] = from[r, c]; columns of `to` from `rows` to `ld` are filled with zeros.
@@ -218,11 +252,12 @@ inline double exponential(double x) { return std::exp(x); }
 //! a = x / sqrt(eps + |x|^2) for every row; `scale` is the inverse root.
 template <typename T>
 void unit(int64_t rows, int64_t n, const T* x, T* y, T* scale) {
+  for (int64_t t = 0; t < rows; ++t) scale[t] = dot(n, x + t * n, x + t * n);
+#pragma omp simd
+  for (int64_t t = 0; t < rows; ++t) scale[t] = T(1) / std::sqrt(scale[t] + T(kUnitEps));
   for (int64_t t = 0; t < rows; ++t) {
-    const T* a = x + t * n;
+    const T *a = x + t * n, c = scale[t];
     T* b = y + t * n;
-    const T c = T(1) / std::sqrt(dot(n, a, a) + T(kUnitEps));
-    scale[t] = c;
 #pragma omp simd
     for (int64_t i = 0; i < n; ++i) b[i] = a[i] * c;
   }
@@ -240,63 +275,96 @@ void unit_backward(int64_t rows, int64_t n, const T* y, const T* scale, const T*
   }
 }
 
+//! 1 / x for x in [1, 1e38): three Newton steps from the exponent's mirror image; a division is five times slower.
+inline float reciprocal(float x) {
+  int32_t bits;
+  std::memcpy(&bits, &x, 4);
+  bits = 0x7EF311C3 - bits;
+  float y;
+  std::memcpy(&y, &bits, 4);
+  y *= 2.0f - x * y;
+  y *= 2.0f - x * y;
+  return y + y * (1.0f - x * y);
+}
+inline double reciprocal(double x) { return 1.0 / x; }
+
 template <typename T>
 inline T sigmoid(T x) {
-  return T(1) / (T(1) + exponential(-x));
+  return reciprocal(T(1) + exponential(-x));
 }
 
-//! phi = s / sqrt(1 + |s|^2) of `s = silu(a)` for every row, in units of `h` (several memories side by side).
+//! phi = s / sqrt(1 + |s|^2) of `s = silu(a)` for every row; `scale` is the inverse root, `sigma` sigmoid(a).
 template <typename T>
-void features(int64_t rows, int64_t h, const T* __restrict a, T* __restrict phi, T* __restrict scale) {
+void features(int64_t rows, int64_t h, const T* __restrict a, T* __restrict sigma, T* __restrict phi,
+              T* __restrict scale) {
+  // All elements first: a row alone is too short to hide how long the exponential takes.
+#pragma omp simd
+  for (int64_t i = 0; i < rows * h; ++i) {
+    const T p = sigmoid(a[i]);
+    sigma[i] = p;
+    phi[i] = a[i] * p;
+  }
+  for (int64_t t = 0; t < rows; ++t) scale[t] = dot(h, phi + t * h, phi + t * h);
+#pragma omp simd
+  for (int64_t t = 0; t < rows; ++t) scale[t] = T(1) / std::sqrt(T(1) + scale[t]);
   for (int64_t t = 0; t < rows; ++t) {
-    const T* x = a + t * h;
     T* y = phi + t * h;
-    T sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < h; ++i) {
-      const T s = x[i] * sigmoid(x[i]);
-      y[i] = s;
-      sum += s * s;
-    }
-    const T c = T(1) / std::sqrt(T(1) + sum);
-    scale[t] = c;
+    const T c = scale[t];
 #pragma omp simd
     for (int64_t i = 0; i < h; ++i) y[i] *= c;
   }
 }
 
+//! Derivative of `a sigmoid(a)`.
+template <typename T>
+inline T silu_slope(T a, T sigma) {
+  return sigma + a * sigma * (T(1) - sigma);
+}
+
 //! Gradient by `a` from the gradient `d` by the features.
 template <typename T>
-void features_backward(int64_t rows, int64_t h, const T* __restrict a, const T* __restrict phi,
-                       const T* __restrict scale, const T* __restrict d, T* __restrict out) {
+void features_backward(int64_t rows, int64_t h, const T* __restrict a, const T* __restrict sigma,
+                       const T* __restrict phi, const T* __restrict scale, const T* __restrict d,
+                       T* __restrict out) {
   for (int64_t t = 0; t < rows; ++t) {
-    const T *x = a + t * h, *y = phi + t * h, *g = d + t * h;
-    T* o = out + t * h;
-    const T along = dot(h, y, g), c = scale[t];
+    const int64_t at = t * h;
+    const T along = dot(h, phi + at, d + at), c = scale[t];
 #pragma omp simd
-    for (int64_t i = 0; i < h; ++i) {
-      const T p = sigmoid(x[i]);
-      o[i] = (g[i] - y[i] * along) * c * (p + x[i] * p * (T(1) - p));
-    }
+    for (int64_t i = at; i < at + h; ++i) out[i] = (d[i] - phi[i] * along) * c * silu_slope(a[i], sigma[i]);
   }
 }
 
-//! X = (I + L)^{-1} for the strictly lower triangle of `L[n, ld]`; the rest of X is zero.
+//! Inverse of the unit lower triangle at the diagonal block that starts at `at`.
 template <typename T>
-void unit_inverse(int64_t n, int64_t ld, const T* L, T* X) {
-  using V = typename Vec<T>::type;
-  constexpr int W = Vec<T>::length;
-  std::fill(X, X + n * ld, T(0));
-  for (int64_t t = 0; t < n; ++t) {
-    T* row = X + t * ld;
+void invert_block(int64_t at, int64_t ld, const T* L, T* X) {
+  for (int64_t t = 0; t < kPad; ++t) {
+    T row[kPad] = {};
     for (int64_t s = 0; s < t; ++s) {
-      const T c = L[t * ld + s];
-      const T* other = X + s * ld;
-      for (int64_t v = 0; v <= s; v += W) *(V*)(row + v) -= c * *(const V*)(other + v);
+      const T c = L[(at + t) * ld + at + s];
+      const T* other = X + (at + s) * ld + at;
+#pragma omp simd
+      for (int64_t v = 0; v < kPad; ++v) row[v] -= c * other[v];
     }
     row[t] = T(1);
-    for (int64_t s = 0; s < t; ++s) row[s] = std::abs(row[s]) < T(kNegligible) ? T(0) : row[s];
+    std::copy(row, row + kPad, X + (at + t) * ld + at);
   }
+}
+
+//! X = (I + L)^{-1} for the strictly lower triangle of `L[n, n]`, n a multiple of the padding; the rest of X is
+//! zero. Blocks on the diagonal first, then those below: X_ij = -X_ii sum_k L_ik X_kj.
+template <typename T>
+void unit_inverse(int64_t n, const T* L, T* X) {
+  std::fill(X, X + n * n, T(0));
+  T sum[kPad * kPad];
+  for (int64_t i = 0; i < n; i += kPad) {
+    invert_block(i, n, L, X);
+    for (int64_t j = 0; j < i; j += kPad) {
+      product<T>(kPad, kPad, i - j, L + i * n + j, n, 1, X + j * n + j, n, sum, kPad, false);
+      for (T& x : sum) x = -x;
+      product<T>(kPad, kPad, kPad, X + i * n + i, n, 1, sum, kPad, X + i * n + j, n, false);
+    }
+  }
+  for (int64_t i = 0; i < n * n; ++i) X[i] = std::abs(X[i]) < T(kNegligible) ? T(0) : X[i];
 }
 
 }  // namespace nest
