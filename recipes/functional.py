@@ -27,16 +27,11 @@ from recipes._plan import Suite
 from recipes._runs import Problem
 from recipes._suite import command
 
+FROZEN = {"adaptive_key": False, "adaptive_value": False, "adaptive_gates": False}
 MIXERS: Mapping[str, Mapping[str, Any]] = {
     "Hope (mlp)": {"mixer": "self_modifying", "memory": "mlp"},
     "Hope (matrix)": {"mixer": "self_modifying", "memory": "matrix"},
-    "Hope (frozen)": {
-        "mixer": "self_modifying",
-        "memory": "mlp",
-        "adaptive_key": False,
-        "adaptive_value": False,
-        "adaptive_gates": False,
-    },
+    "Hope (frozen)": {"mixer": "self_modifying", "memory": "mlp", **FROZEN},
     "titans": {"mixer": "titans"},
     "titans_mac": {"mixer": "titans_mac"},
     "titans_mag": {"mixer": "titans_mag"},

@@ -30,10 +30,9 @@ from nestlearn.streams.synthetic import (
 from recipes._plan import Suite
 from recipes._runs import Problem
 from recipes._suite import command
-from recipes.functional import GRIDS, STEPS, TOKENS, TRACKING, TRACKING_STEPS, TRACKING_TOKENS
+from recipes.functional import FROZEN, GRIDS, TOKENS, TRACKING, TRACKING_TOKENS
 from recipes.functional import MIXERS as ALL_MIXERS
 
-FROZEN = {"adaptive_key": False, "adaptive_value": False, "adaptive_gates": False}
 MIXERS: Mapping[str, Mapping[str, Any]] = {
     "Hope (mlp)": ALL_MIXERS["Hope (mlp)"],
     "Hope (frozen)": ALL_MIXERS["Hope (frozen)"],
@@ -41,6 +40,8 @@ MIXERS: Mapping[str, Mapping[str, Any]] = {
     "Hope (matrix frozen)": {**ALL_MIXERS["Hope (matrix)"], **FROZEN},
     **{name: ALL_MIXERS[name] for name in ("titans", "gated_delta", "attention")},
 }
+
+STEPS, PERMUTATION_STEPS = 640, 300
 
 
 def gap(fillers: int) -> MultiQueryRecall:
@@ -85,7 +86,7 @@ PROBLEMS: Mapping[str, Problem] = {
     "permutations": Problem(
         tuple(map(permutations, (2, 4, 8, 16))),
         {f"{length}": permutations(length) for length in (8, 16, 32, 64)},
-        TRACKING_STEPS,
+        PERMUTATION_STEPS,
         TRACKING_TOKENS,
         TRACKING,
     ),
