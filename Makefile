@@ -70,7 +70,7 @@ $(PEERS)/.ready: $(READY) benchmarks/peers.txt
 peers: $(PEERS)/.ready  ## Speed, memory and decoding beside other packages, installed into .venv-peers (an hour)
 	OMP_NUM_THREADS=1 $(PEERS)/bin/python -m benchmarks.peers --result results/peers.json
 
-long-stream: $(READY)  ## A million tokens with gates at their ends: do memories stay bounded? (half an hour)
+long-stream: $(READY)  ## A million tokens with gates at their ends: do memories stay bounded? (a quarter of an hour)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.long_stream
 
 seeds: data  ## The demo with three seeds, into results/languages.json (half an hour)
