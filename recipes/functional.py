@@ -56,7 +56,6 @@ GRIDS: Mapping[str, Sequence[Mapping[str, Any]]] = {
 }
 
 STEPS, TOKENS = 640, 384  # many small updates: half as many of twice the size learn far less
-COPYING_STEPS = 320
 
 #: State is tracked token by token, and the delta rule's eigenvalue along a key may reach -1.
 TRACKING: Mapping[str, Mapping[str, Any]] = {
@@ -109,7 +108,7 @@ PROBLEMS: Mapping[str, Problem] = {
     "copying": Problem(
         tuple(map(copying, (4, 8, 16, 32))),
         {f"{symbols} symbols": copying(symbols) for symbols in (8, 16, 32, 64)},
-        COPYING_STEPS,
+        STEPS,
         TOKENS,
     ),
 }
