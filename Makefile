@@ -10,10 +10,10 @@ export OMP_WAIT_POLICY := PASSIVE
 OUT ?= out/demo
 JOBS ?= 2
 
-.PHONY: help demo quick test lint types unit slow data bench peers seeds tune ablate clean
+.PHONY: help demo quick test lint types unit slow data bench peers long-stream seeds tune ablate clean
 
 help:  ## What there is to make
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
 
 $(READY): pyproject.toml constraints/cpu.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -69,6 +69,9 @@ $(PEERS)/.ready: $(READY) benchmarks/peers.txt
 
 peers: $(PEERS)/.ready  ## Speed, memory and decoding beside other packages, installed into .venv-peers (an hour)
 	OMP_NUM_THREADS=1 $(PEERS)/bin/python -m benchmarks.peers --result results/peers.json
+
+long-stream: $(READY)  ## A million tokens with gates at their ends: do memories stay bounded? (a quarter of an hour)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.long_stream
 
 seeds: data  ## The demo with three seeds, into results/languages.json (half an hour)
 	$(BIN)/python -m recipes.languages

@@ -43,6 +43,9 @@ class Problem:
         tokens: Tokens of a batch, roughly: as many sequences as fit.
         fields: Fields of :class:`HopeConfig` that this task needs: of all entries by ``""``, of one by its
             name. They win over the entry's.
+        embedding_noise: Standard deviation of the normal noise that training adds to the embeddings of its
+            tokens, in multiples of their root mean square; tests have none. State that is tracked over more
+            steps than in training must not add up small errors, and only training with some shows that.
     """
 
     curriculum: tuple[Task, ...]
@@ -50,6 +53,7 @@ class Problem:
     steps: int
     tokens: int
     fields: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    embedding_noise: float = 0.0
 
     def of(self, mixer: str, fields: Mapping[str, Any]) -> dict[str, Any]:
         """The fields of an entry on this task."""
@@ -58,6 +62,10 @@ class Problem:
     def __post_init__(self) -> None:
         if not self.steps >= 1:
             raise ValueError(f"Invalid steps: {self.steps}. Must be at least 1.")
+        if not 0.0 <= self.embedding_noise < math.inf:
+            raise ValueError(
+                f"Invalid embedding_noise: {self.embedding_noise}. Must be finite and not negative."
+            )
         sizes = {task.vocab_size for task in (*self.curriculum, *self.evaluations.values())}
         if len(sizes) != 1:
             raise ValueError(
@@ -99,6 +107,7 @@ class Run:
             "evaluations": {name: _described(task) for name, task in problem.evaluations.items()},
             "steps": problem.steps,
             "tokens": problem.tokens,
+            "embedding_noise": problem.embedding_noise,
         }
         whole = {**asdict(replace(self, problem=None)), "problem": described}  # type: ignore[arg-type]
         config = self.config()
@@ -174,7 +183,7 @@ def _train(model: HopeForCausalLM, run: Run, stop: Callable[[], bool]) -> list[f
         input_ids, targets = task.sample(max(1, problem.tokens // task.length), generator)
         for group in optimizer.param_groups:
             group["lr"] = run.lr * schedule(step, problem.steps)
-        logits = model(input_ids).logits
+        logits = model(inputs_embeds=_embedded(model, input_ids, problem.embedding_noise, generator)).logits
         loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
         if not math.isfinite(loss.item()):
             break
@@ -184,6 +193,14 @@ def _train(model: HopeForCausalLM, run: Run, stop: Callable[[], bool]) -> list[f
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
     return losses
+
+
+def _embedded(model: HopeForCausalLM, input_ids: Tensor, noise: float, generator: torch.Generator) -> Tensor:
+    """Embeddings ``[B, T, d]`` of tokens ``[B, T]``, with noise of ``noise`` times their root mean square."""
+    x: Tensor = model.get_input_embeddings()(input_ids)
+    if noise == 0:
+        return x
+    return x + noise * x.detach().square().mean().sqrt() * torch.randn(x.shape, generator=generator)
 
 
 def _stage(problem: Problem, step: int, generator: torch.Generator) -> Task:

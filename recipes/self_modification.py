@@ -1,9 +1,9 @@
 """Where it pays that a memory's projections write themselves: contexts in which the rule changes.
 
-Hope as it is, Hope with frozen projections, and three that never had any that change: on recall over sixteen
-times the trained context, on a cipher that changes unannounced, on keys that are overwritten, and on
-permutations that are multiplied. Writes ``results/self_modification.json`` after every run, and
-``docs/images/self_modification.svg``.
+Hope as it is and with frozen projections, both with memories of two layers and of one, and three mixers that
+never had projections that change: on recall over sixteen times the trained context, on a cipher that changes
+unannounced, on keys that are overwritten, and on permutations that are multiplied. Writes
+``results/self_modification.json`` after every run, and ``docs/images/self_modification.svg``.
 
     python -m recipes.self_modification                # finished runs are kept
 """
@@ -27,14 +27,21 @@ from nestlearn.streams.synthetic import (
     PermutationTracking,
     SwitchingCipher,
 )
+from recipes._plan import Suite
 from recipes._runs import Problem
-from recipes._suite import Suite, command
+from recipes._suite import command
+from recipes.functional import FROZEN, GRIDS, TOKENS, TRACKING, TRACKING_TOKENS
 from recipes.functional import MIXERS as ALL_MIXERS
-from recipes.functional import STEPS, TOKENS, TRACKING, TRACKING_STEPS, TRACKING_TOKENS
 
 MIXERS: Mapping[str, Mapping[str, Any]] = {
-    name: ALL_MIXERS[name] for name in ("Hope (mlp)", "Hope (frozen)", "titans", "gated_delta", "attention")
+    "Hope (mlp)": ALL_MIXERS["Hope (mlp)"],
+    "Hope (frozen)": ALL_MIXERS["Hope (frozen)"],
+    "Hope (matrix)": ALL_MIXERS["Hope (matrix)"],
+    "Hope (matrix frozen)": {**ALL_MIXERS["Hope (matrix)"], **FROZEN},
+    **{name: ALL_MIXERS[name] for name in ("titans", "gated_delta", "attention")},
 }
+
+STEPS, PERMUTATION_STEPS = 640, 300
 
 
 def gap(fillers: int) -> MultiQueryRecall:
@@ -79,7 +86,7 @@ PROBLEMS: Mapping[str, Problem] = {
     "permutations": Problem(
         tuple(map(permutations, (2, 4, 8, 16))),
         {f"{length}": permutations(length) for length in (8, 16, 32, 64)},
-        TRACKING_STEPS,
+        PERMUTATION_STEPS,
         TRACKING_TOKENS,
         TRACKING,
     ),
@@ -91,6 +98,7 @@ SUITE = Suite(
     PROBLEMS,
     Path("results/self_modification.json"),
     Path("docs/images/self_modification.svg"),
+    grids={name: grid for name, grid in GRIDS.items() if name in MIXERS},
 )
 
 if __name__ == "__main__":

@@ -13,31 +13,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from recipes._runs import Problem, Run, accuracies, execute, schedule
+from recipes._plan import Suite
+from recipes._runs import Problem, accuracies, execute, schedule
 from recipes._store import Store, complete
-from recipes._suite import Plan, Suite, command, criterion
+from recipes._suite import command
 from typer.testing import CliRunner
 
 from nestlearn.streams.synthetic import Copying, MultiQueryRecall, Parity, SwitchingCipher
 from recipes import functional, self_modification
-
-SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_heads": 2, "cms_periods": (1,)}
-PARITY = Problem((Parity(2), Parity(4)), {"4": Parity(4), "9": Parity(9)}, steps=2, tokens=16)
-
-
-def run(**changes) -> Run:
-    made = Run("attention", {"mixer": "attention"}, "parity", PARITY, 1e-3, 0, "test", 64, SMALL)
-    return replace(made, **changes)
-
-
-@pytest.fixture
-def suite(tmp_path: Path) -> Suite:
-    mixers = {"attention": {"mixer": "attention"}, "gated": {"mixer": "gated_delta"}, "odd": {"mixer": "odd"}}
-    switching = SwitchingCipher(pairs=8)
-    problems = {"parity": PARITY, "cipher": Problem((switching,), {"8": switching}, 2, 32)}
-    return Suite(
-        "A test", mixers, problems, tmp_path / "r" / "made.json", tmp_path / "f" / "made.svg", SMALL, 64
-    )
+from tests.recipes.small import PARITY, SMALL, run
 
 
 def invoke(suite: Suite, *arguments: str):
@@ -55,7 +39,11 @@ def test_a_record_is_reproducible_and_says_what_it_is_of():
     assert len(first["loss"]) == 2
     assert first["accuracy"]["9"]["length"] == 9
     assert first["accuracy"]["9"]["chance"] == 0.5
-    assert first["settings"]["problem"]["curriculum"][1] == {"task": "Parity", "length": 4}
+    assert first["settings"]["problem"]["curriculum"][1] == {
+        "task": "Parity",
+        "length": 4,
+        "densities": "even",
+    }
     assert first["settings"]["fields"] == {"mixer": "attention"}
     assert first["settings"]["config"]["hidden_size"] == 16
     assert first["settings"]["config"]["conv_size"] == 4  # a default
@@ -68,6 +56,8 @@ def test_every_setting_is_in_the_key():
     changes = [
         {"fields": {"mixer": "attention", "conv_size": 0}},
         {"problem": replace(PARITY, steps=3)},
+        {"problem": replace(PARITY, embedding_noise=0.1)},
+        {"problem": replace(PARITY, curriculum=(Parity(2), Parity(4, densities="mixed")))},
         {"problem": replace(PARITY, evaluations={"4": Parity(4)})},
         {"problem": replace(PARITY, curriculum=(Parity(3),))},
         {"lr": 2e-3},
@@ -152,15 +142,13 @@ def test_another_file_is_not_overwritten(tmp_path, content):
     assert path.read_text() == content
 
 
-def test_the_best_rate_is_chosen_on_validation_and_used_on_test(suite, tmp_path):
-    store = Store(tmp_path / "made.json")
-    plan = Plan(suite, ["attention"], ["parity"], seeds=2, steps=None, rates=(1e-3, 2e-3, 4e-3))
-    for tried, token in zip(plan.tuning(), (0.5, 0.9, 0.7), strict=True):
-        assert (tried.split, tried.seed) == ("validation", 1000)
-        accuracy = {"4": {"token": token, "length": 4}, "9": {"token": 1 - token, "length": 9}}
-        assert criterion(tried.problem, {"accuracy": accuracy}) == token  # 9 is longer than the training
-        store.add(tried, {"accuracy": accuracy, "loss": [1.0]})
-    assert [(r.lr, r.seed, r.split) for r in plan.reported(store)] == [(2e-3, 0, "test"), (2e-3, 1, "test")]
+def test_noise_is_on_the_embeddings_of_the_training_only():
+    still, noisy = execute(run()), execute(run(problem=replace(PARITY, embedding_noise=0.5)))
+    assert still["loss"] != noisy["loss"]
+    unmoved = [execute(run(problem=replace(PARITY, embedding_noise=n), lr=1e-9)) for n in (0.0, 0.5)]
+    assert unmoved[0]["accuracy"] == unmoved[1]["accuracy"]
+    with pytest.raises(ValueError, match="Invalid embedding_noise: -1"):
+        replace(PARITY, embedding_noise=-1.0)
 
 
 def test_the_command_writes_results_and_figure_and_goes_on(suite):
@@ -170,6 +158,7 @@ def test_the_command_writes_results_and_figure_and_goes_on(suite):
     content = json.loads(suite.result.read_text())
     assert len(content["runs"]) == 2 * 2 * (2 + 1)
     row = content["summary"]["cipher"]["gated"]
+    assert row["settings"] == {}
     assert row["seeds"] == 1
     assert set(row["accuracy"]["8"]["late"]) == {"mean", "min", "max"}
     assert suite.figure.read_text().count("<svg") == 1
@@ -179,6 +168,16 @@ def test_the_command_writes_results_and_figure_and_goes_on(suite):
     assert len(after["runs"]) == len(content["runs"]) + 1
     assert content["runs"].items() <= after["runs"].items()
     assert after["summary"]["parity"]["gated"]["seeds"] == 2
+
+
+def test_chosen_settings_are_in_the_summary_and_the_table(suite):
+    suite = replace(suite, grids={"gated": ({"rate_max": 0.5}, {"rate_max": 0.25})})
+    done = invoke(suite, "--mixers", "gated,attention", "--tasks", "parity")
+    assert done.exit_code == 0, done.output
+    content = json.loads(suite.result.read_text())
+    assert len(content["runs"]) == (3 + 1) + (2 + 1)
+    chosen = content["summary"]["parity"]["gated"]["settings"]["rate_max"]
+    assert f"rate_max={chosen}" in done.output
 
 
 @pytest.mark.parametrize(
@@ -230,7 +229,7 @@ def test_ctrl_c_keeps_what_is_done(tmp_path):
 if __name__ == "__main__":
     from dataclasses import replace
     from pathlib import Path
-    from tests.recipes.test_suites import PARITY, run
+    from tests.recipes.small import PARITY, run
     from recipes._store import Store, complete
     runs = [run(), run(problem=replace(PARITY, steps=10**7))]
     complete(runs, Store(Path({str(path)!r})), workers=1, on_done=lambda *_: print("done", flush=True))

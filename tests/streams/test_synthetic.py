@@ -34,6 +34,7 @@ VARIANTS: list[Task] = [
     PermutationTracking(degree=5, length=20),
     PermutationTracking(degree=2, length=1),
     Parity(length=40),
+    Parity(length=33, densities="mixed"),
     Copying(symbols=9, vocab=4),
     Copying(symbols=1, vocab=4, delay=5),
     Copying(symbols=20, vocab=16, delay=7),
@@ -224,6 +225,16 @@ def test_a_copied_sequence_starts_anywhere_in_the_delay():
     assert (input_ids[:, 5] == 1).all()
 
 
+def test_mixed_densities_are_a_half_and_uniform_in_turn():
+    bits, _ = Parity(length=256, densities="mixed").sample(2000, seeded())
+    shares = bits.double().mean(1)
+    even, own = shares[::2], shares[1::2]
+    assert (even - 0.5).abs().max() < 0.2  # six standard deviations
+    quarters = torch.histc(own, 4, 0, 1) / len(own)
+    assert (quarters - 0.25).abs().max() < 0.05
+    assert Parity(length=4, densities="mixed").sample(1, seeded())[0].shape == (1, 4)
+
+
 def test_parity_is_a_tracked_permutation_of_two():
     input_ids, targets = PermutationTracking(degree=2, length=50).sample(4, seeded())
     assert torch.equal(targets, input_ids.cumsum(1) % 2)
@@ -249,6 +260,7 @@ def test_parity_is_a_tracked_permutation_of_two():
         (lambda: PermutationTracking(degree=6), "Invalid degree: 6. Must be at most 5"),
         (lambda: PermutationTracking(length=0), "Invalid length: 0"),
         (lambda: Parity(length=-3), "Invalid length: -3"),
+        (lambda: Parity(densities="odd"), "Invalid densities: 'odd'. Must be one of even, mixed"),
         (lambda: Copying(symbols=0), "Invalid symbols: 0"),
         (lambda: Copying(vocab=1), "Invalid vocab: 1"),
         (lambda: Copying(delay=-1), "Invalid delay: -1"),

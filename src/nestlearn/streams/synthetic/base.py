@@ -94,6 +94,17 @@ def at_most(limit: int, why: str, **values: int) -> None:
             raise ValueError(f"Invalid {name}: {value}. Must be at most {limit}: {why}.")
 
 
+def one_of(*choices: str, **values: str) -> None:
+    """Refuse a word that is not among the choices.
+
+    Raises:
+        ValueError: Naming the first such value and the choices.
+    """
+    for name, value in values.items():
+        if value not in choices:
+            raise ValueError(f"Invalid {name}: {value!r}. Must be one of {', '.join(choices)}.")
+
+
 def without_replacement(batch: int, count: int, size: int, generator: torch.Generator) -> Tensor:
     """Draw ``count`` different numbers below ``size`` for every sequence: int64 ``[B, count]``."""
     return torch.rand(batch, size, generator=generator).argsort(dim=1, stable=True)[:, :count]

@@ -12,24 +12,31 @@ from itertools import permutations
 import torch
 from torch import Tensor
 
-from nestlearn.streams.synthetic.base import IGNORED, Batch, Task, asked, at_least, at_most
+from nestlearn.streams.synthetic.base import IGNORED, Batch, Task, asked, at_least, at_most, one_of
 
 
 @dataclass(frozen=True)
 class Parity(Task):
     """Running parity: bits in, and at every place whether the ones so far are odd.
 
+    Bits drawn evenly hardly ever have long runs of zeros or of ones, and a state that fades within such a run
+    is not noticed in training. With mixed densities every second sequence has its own, so that they occur.
+
     Args:
         length: Bits of a sequence.
+        densities: Probability of a one: ``"even"``, one half everywhere, or ``"mixed"``, in every second
+            sequence of a batch a number of its own, uniform between 0 and 1.
 
     Raises:
-        ValueError: A length below 1 or no whole number.
+        ValueError: A length below 1 or no whole number, or densities of another name.
     """
 
     length: int = 32
+    densities: str = "even"
 
     def __post_init__(self) -> None:
         at_least(1, length=self.length)
+        one_of("even", "mixed", densities=self.densities)
 
     @property
     def vocab_size(self) -> int:
@@ -44,9 +51,17 @@ class Parity(Task):
     def draw(self, batch: int, generator: torch.Generator) -> Batch:
         """Draw a batch; see :meth:`Task.draw`."""
         at_least(1, batch=batch)
-        bits = torch.randint(2, (batch, self.length), generator=generator)
+        bits = self._bits(batch, generator)
         targets = bits.cumsum(1) % 2
         return Batch(bits, targets, asked(targets))
+
+    def _bits(self, batch: int, generator: torch.Generator) -> Tensor:
+        """Int64 ``[B, T]``."""
+        if self.densities == "even":
+            return torch.randint(2, (batch, self.length), generator=generator)
+        density = torch.rand(batch, 1, generator=generator)
+        density[::2] = 0.5
+        return (torch.rand(batch, self.length, generator=generator) < density).to(torch.int64)
 
 
 @dataclass(frozen=True)
