@@ -27,6 +27,21 @@ def main() -> None:
 
 
 @app.command()
+def native() -> None:
+    """Compile the self-modifying memories for this processor: once, half a minute, then found by itself.
+
+    They train about 1.7 times as fast with it. NESTLEARN_NATIVE=0 switches it off. Needs Linux and g++.
+    """
+    from nestlearn.memory.native import build  # noqa: PLC0415  (--help without torch)
+
+    try:
+        print(build())
+    except RuntimeError as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(2) from None
+
+
+@app.command()
 def demo(
     quick: Annotated[
         bool, typer.Option("--quick", help="Tiny models: about a minute, to see that everything works.")
