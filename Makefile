@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY := PASSIVE
 OUT ?= out/demo
 JOBS ?= 2
 
-.PHONY: help demo quick test lint types unit slow data bench peers long-stream seeds tune ablate clean
+.PHONY: help demo quick test native lint types unit slow data bench peers long-stream seeds tune ablate clean
 
 help:  ## What there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
@@ -48,14 +48,17 @@ lint: $(READY)  ## Style
 types: $(READY)  ## Static types
 	$(BIN)/mypy
 
-unit: $(READY)  ## Tests, two processes of one thread each
+native: $(READY)  ## Compile the self-modifying memories for this processor (half a minute, g++)
+	-@$(BIN)/nestlearn native
+
+unit: native  ## Tests, two processes of one thread each
 	-@$(MAKE) --no-print-directory data
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) -m "not slow"
 
-slow: $(READY)  ## Tests of more than ten seconds each: long sequences against the sequential equations
+slow: native  ## Tests of more than ten seconds each: long sequences against the sequential equations
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) -m slow
 
-bench: $(READY)  ## Tokens per CPU-second of training and decoding
+bench: native  ## Tokens per CPU-second of training and decoding
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.speed --result results/speed.json
 
 $(PEERS)/.ready: $(READY) benchmarks/peers.txt

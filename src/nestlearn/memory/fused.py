@@ -74,6 +74,7 @@ def supports(streams: Streams, state: MemoryState, parameters: MemoryParameters,
     sizes = (*parameters.weights[0].shape[-2:], *streams.key.shape[2:])
     return (
         streams.key.device.type == "cpu"
+        and not torch.compiler.is_compiling()
         and all(getattr(rule, name) in known for name, known in _KNOWN.items())
         and "query" not in rule.adaptive
         and rule.chunk_sizes[0] == rule.chunk_sizes[1]
@@ -118,12 +119,11 @@ def run(
     y = y.unflatten(0, (batch, heads)).to(streams.key.dtype)
     outer, inner, held_outer, held_inner = states
     running = (outer.unflatten(0, (batch, heads)), inner.unflatten(0, (batch, heads)))
+    snapshot = state.snapshot
     if (position + length) % rule.chunk_size == 0:
         snapshot = running
     elif held_outer.numel():
         snapshot = (held_outer.unflatten(0, (batch, heads)), held_inner.unflatten(0, (batch, heads)))
-    else:
-        snapshot = state.snapshot
     return y, MemoryState(running, snapshot, (), advance(state.position, length, rule))
 
 
