@@ -70,7 +70,7 @@ $(PEERS)/.ready: $(READY) benchmarks/peers.txt
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r benchmarks/peers.txt
 	@touch $@
 
-peers: $(PEERS)/.ready  ## Speed, memory and decoding beside other packages, installed into .venv-peers (an hour)
+peers: native $(PEERS)/.ready  ## Speed, memory and decoding beside other packages, installed into .venv-peers (an hour)
 	OMP_NUM_THREADS=1 $(PEERS)/bin/python -m benchmarks.peers --result results/peers.json
 
 long-stream: $(READY)  ## A million tokens with gates at their ends: do memories stay bounded? (a quarter of an hour)

@@ -104,19 +104,19 @@ def run(
     # At a boundary every memory has a new snapshot: the running weights.
     held = state.snapshot if position else state.weights
     tensors = [
-        *(wide(s).flatten(0, 1) for s in streams),
+        *(_columns(wide(s)) for s in streams),
         *base,
-        *(w.flatten(0, 1) for w in state.weights),
-        *(w.flatten(0, 1) for w in (held if position else [w.detach() for w in held])),
-        wide(parameters.gate_weight),
-        wide(parameters.gate_bias)[..., 0],
-        wide(parameters.write_scale),
+        *(w.flatten(0, 1).contiguous() for w in state.weights),
+        *(w.flatten(0, 1).contiguous() for w in (held if position else [w.detach() for w in held])),
+        wide(parameters.gate_weight).contiguous(),
+        wide(parameters.gate_bias)[..., 0].contiguous(),
+        wide(parameters.write_scale).contiguous(),
     ]
     places = [rule.names.index(name) if name in rule.names else -1 for name in PROJECTIONS]
     settings = (places, rule.rate == "bound", rule.rate_max, position, rule.chunk_size)
     with torch.autocast(streams.key.device.type, enabled=False):
-        y, *states = _Memories.apply(settings, *(t.contiguous() for t in tensors))  # type: ignore[no-untyped-call]
-    y = y.unflatten(0, (batch, heads)).to(streams.key.dtype)
+        y, *states = _Memories.apply(settings, *tensors)  # type: ignore[no-untyped-call]
+    y = y.transpose(1, 2).to(streams.key.dtype)
     outer, inner, held_outer, held_inner = states
     running = (outer.unflatten(0, (batch, heads)), inner.unflatten(0, (batch, heads)))
     snapshot = state.snapshot
@@ -125,6 +125,12 @@ def run(
     elif held_outer.numel():
         snapshot = (held_outer.unflatten(0, (batch, heads)), held_inner.unflatten(0, (batch, heads)))
     return y, MemoryState(running, snapshot, (), advance(state.position, length, rule))
+
+
+def _columns(stream: Tensor) -> Tensor:
+    """``[B, H, T, e]`` as ``[B, H, e, T]`` with tokens side by side, as the layer's convolution leaves them."""
+    columns = stream.mT
+    return columns if columns.stride(-1) == 1 or columns.shape[-1] == 1 else columns.contiguous()
 
 
 __all__ = ["run", "supports"]

@@ -17,7 +17,7 @@ using Tensors = std::vector<Tensor>;
 
 //! Tensors of a call, as listed in the schema below.
 struct Inputs {
-  Tensor key, value, query;        // [N, L, e]
+  Tensor key, value, query;        // [B, H, e, L] with tokens side by side
   Tensor base_outer, base_inner;   // [M, H, e, h] and [M, H, h, e], or empty
   Tensor outer, inner;             // running, [N, M, e, h] and [N, M, h, e]
   Tensor held_outer, held_inner;   // snapshots, the same shapes
@@ -42,7 +42,7 @@ struct Plan {
 };
 
 Plan plan_of(const Inputs& in, int64_t position, int64_t chunk) {
-  Plan plan{in.key.size(0), in.key.size(1), in.scale.size(1), position, chunk, {0}, in.base_inner.numel() > 0};
+  Plan plan{in.inner.size(0), in.key.size(3), in.scale.size(1), position, chunk, {0}, in.base_inner.numel() > 0};
   int64_t end = std::min(plan.L, chunk - position);
   for (; plan.starts.back() < plan.L; end = std::min(plan.L, end + chunk)) plan.starts.push_back(end);
   return plan;
@@ -100,6 +100,29 @@ Pair<T> memories(Arena<T>& arena, const Setting<T>& o, const Pair<T>& base, cons
   return memory;
 }
 
+//! The tokens of one piece as rows, from or to `[B, H, e, L]`.
+template <typename T>
+T* load(Arena<T>& arena, const Setting<T>& o, const Plan& plan, const Tensor& x, int64_t n, int64_t start, int64_t C) {
+  T* tile = arena.take(C * o.e);
+  const T* from = x.data_ptr<T>() + n / plan.H * x.stride(0) + n % plan.H * x.stride(1) + start;
+  transpose(o.e, C, from, x.stride(2), tile, o.e);
+  return tile;
+}
+
+template <typename T>
+void store(const Setting<T>& o, const Plan& plan, const T* tile, const Tensor& x, int64_t n, int64_t start, int64_t C) {
+  T* to = x.data_ptr<T>() + n * o.e * plan.L + start;
+  // Row by row: padding after the last token would be the next channel's first.
+  for (int64_t i = 0; i < o.e; ++i)
+    for (int64_t t = 0; t < C; ++t) to[i * plan.L + t] = tile[t * o.e + i];
+}
+
+//! Where a token's reads are in `[B, L, H, e]`.
+template <typename T>
+T* reads_at(const Tensor& y, const Setting<T>& o, const Plan& plan, int64_t n, int64_t token) {
+  return y.data_ptr<T>() + ((n / plan.H * plan.L + token) * plan.H + n % plan.H) * o.e;
+}
+
 template <typename T>
 Pair<T> take_pair(Arena<T>& arena, int64_t count) {
   return {arena.take(count), arena.take(count)};
@@ -148,7 +171,7 @@ void forward_piece(Arena<T>& arena, const Setting<T>& o, const Local<T>& here, i
 template <typename T>
 Tensors forward_typed(const Inputs& in, const Setting<T>& o, const Plan& plan, bool save) {
   const int64_t S = o.e * o.h, all = o.M * S, pieces = plan.pieces();
-  Tensor y = at::empty_like(in.key), outer = at::empty_like(in.outer), inner = at::empty_like(in.inner);
+  Tensor y = at::empty({plan.N / plan.H, plan.L, plan.H, o.e}, in.key.options()), outer = at::empty_like(in.outer), inner = at::empty_like(in.inner);
   const bool open = plan.open();
   Tensor held_outer = open ? at::empty_like(outer) : at::empty({0}, outer.options());
   Tensor held_inner = open ? at::empty_like(inner) : at::empty({0}, inner.options());
@@ -165,7 +188,7 @@ Tensors forward_typed(const Inputs& in, const Setting<T>& o, const Plan& plan, b
         turn(o, in.held_inner.data_ptr<T>() + n * all, in.held_outer.data_ptr<T>() + n * all, held, true);
       for (int64_t i = 0; i < pieces; ++i) {
         const auto inside = arena.mark();
-        const int64_t start = plan.starts[i], at = (n * plan.L + start) * o.e;
+        const int64_t start = plan.starts[i], C = plan.starts[i + 1] - start;
         if (save) {
           T* kept = saved.data_ptr<T>() + (n * pieces + i) * 2 * all;
           std::copy(change.inner, change.inner + all, kept);
@@ -177,9 +200,12 @@ Tensors forward_typed(const Inputs& in, const Setting<T>& o, const Plan& plan, b
         const Pair<T> memory = memories(arena, o, here.base, plan.old(i) ? held : change);
         // Without initial states the memories are the change itself, which must not change while it is read.
         const Pair<T> after = here.base.inner == nullptr ? take_pair(arena, all) : change;
-        forward_piece(arena, o, here, plan.starts[i + 1] - start, in.key.data_ptr<T>() + at,
-                      in.value.data_ptr<T>() + at, in.query.data_ptr<T>() + at, memory, change, after,
-                      y.data_ptr<T>() + at);
+        const T *xk = load(arena, o, plan, in.key, n, start, C), *xv = load(arena, o, plan, in.value, n, start, C),
+                *xq = load(arena, o, plan, in.query, n, start, C);
+        T* reads = arena.take(C * o.e);
+        forward_piece(arena, o, here, C, xk, xv, xq, memory, change, after, reads);
+        for (int64_t t = 0; t < C; ++t)
+          std::copy(reads + t * o.e, reads + (t + 1) * o.e, reads_at(y, o, plan, n, start + t));
         if (after.inner != change.inner) {
           std::copy(after.inner, after.inner + all, change.inner);
           std::copy(after.outer, after.outer + all, change.outer);
@@ -256,17 +282,24 @@ void backward_one(const Inputs& in, const Setting<T>& o, const Plan& plan, const
   HeadGradient<T> by{gate, gate + o.e, bias, bias + 1, out.scale.data_ptr<T>() + n * o.M};
   for (int64_t i = pieces - 1; i >= 0; --i) {
     const auto inside = arena.mark();
-    const int64_t start = plan.starts[i], at = (n * plan.L + start) * o.e;
+    const int64_t start = plan.starts[i], C = plan.starts[i + 1] - start;
     T* kept = saved.data_ptr<T>() + (n * pieces + i) * 2 * all;
     const Pair<T> change{kept, kept + all};
     if (plan.old(i)) state(in.held_inner, in.held_outer, held);
     const Pair<T> memory = memories(arena, o, here.base, plan.old(i) ? held : change);
     turn(o, memory.inner, memory.outer, turned, false);
     weights.memory = zero_pair(arena, all);
-    backward_piece(arena, o, here, plan.starts[i + 1] - start, in.key.data_ptr<T>() + at,
-                   in.value.data_ptr<T>() + at, in.query.data_ptr<T>() + at, memory, turned, change,
-                   given[0].data_ptr<T>() + at, weights, by, out.key.data_ptr<T>() + at,
-                   out.value.data_ptr<T>() + at, out.query.data_ptr<T>() + at);
+    const T *xk = load(arena, o, plan, in.key, n, start, C), *xv = load(arena, o, plan, in.value, n, start, C),
+            *xq = load(arena, o, plan, in.query, n, start, C);
+    T *dy = arena.take(C * o.e), *dk = arena.take(C * o.e), *dv = arena.take(C * o.e), *dq = arena.take(C * o.e);
+    for (int64_t t = 0; t < C; ++t) {
+      const T* from = reads_at(given[0], o, plan, n, start + t);
+      std::copy(from, from + o.e, dy + t * o.e);
+    }
+    backward_piece(arena, o, here, C, xk, xv, xq, memory, turned, change, dy, weights, by, dk, dv, dq);
+    store(o, plan, dk, out.key, n, start, C);
+    store(o, plan, dv, out.value, n, start, C);
+    store(o, plan, dq, out.query, n, start, C);
     if (i + 1 == pieces && plan.open()) {
       state(given[4], given[3], held);  // by the snapshot of a chunk that goes on: the change before this piece
       add(all, held, weights.after);
@@ -295,7 +328,8 @@ Tensors backward_typed(const Inputs& in, const Setting<T>& o, const Plan& plan, 
                        const Tensors& given) {
   const auto options = in.key.options();
   const int64_t N = plan.N;
-  Gradients out{at::empty_like(in.key), at::empty_like(in.value), at::empty_like(in.query),
+  const std::vector<int64_t> shape{N / plan.H, plan.H, o.e, plan.L};
+  Gradients out{at::empty(shape, options), at::empty(shape, options), at::empty(shape, options),
                 at::empty({plan.rest ? N : 0, o.M, o.e, o.h}, options),
                 at::empty({plan.rest ? N : 0, o.M, o.h, o.e}, options), at::empty_like(in.outer),
                 at::empty_like(in.inner), at::zeros_like(in.outer), at::zeros_like(in.inner),

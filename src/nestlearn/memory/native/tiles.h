@@ -191,28 +191,38 @@ void pair_products(int64_t m, int64_t k, const T* A, const T* B, T* C) {
 
 //! to[c, r] = from[r, c]; columns of `to` from `rows` to `ld` are filled with zeros.
 template <typename T>
-void transpose(int64_t rows, int64_t cols, const T* from, T* to, int64_t ld) {
-  int64_t r = 0;
+void transpose(int64_t rows, int64_t cols, const T* from, int64_t lds, T* to, int64_t ld) {
+  int64_t done = 0;
 #if defined(__SSE__)
   if constexpr (sizeof(T) == 4) {
-    for (; r + 4 <= rows; r += 4)
-      for (int64_t c = 0; c < cols; c += 4) {
-        const float* f = from + r * cols + c;
-        __m128 a = _mm_loadu_ps(f), b = _mm_loadu_ps(f + cols), d = _mm_loadu_ps(f + 2 * cols),
-               e = _mm_loadu_ps(f + 3 * cols);
+    const int64_t even = cols / 4 * 4;
+    for (; done + 4 <= rows; done += 4) {
+      for (int64_t c = 0; c < even; c += 4) {
+        const float* f = from + done * lds + c;
+        __m128 a = _mm_loadu_ps(f), b = _mm_loadu_ps(f + lds), d = _mm_loadu_ps(f + 2 * lds),
+               e = _mm_loadu_ps(f + 3 * lds);
         _MM_TRANSPOSE4_PS(a, b, d, e);
-        float* t = to + c * ld + r;
+        float* t = to + c * ld + done;
         _mm_storeu_ps(t, a);
         _mm_storeu_ps(t + ld, b);
         _mm_storeu_ps(t + 2 * ld, d);
         _mm_storeu_ps(t + 3 * ld, e);
       }
+      for (int64_t c = even; c < cols; ++c)
+        for (int64_t r = done; r < done + 4; ++r) to[c * ld + r] = from[r * lds + c];
+    }
   }
 #endif
-  for (; r < rows; ++r)
-    for (int64_t c = 0; c < cols; ++c) to[c * ld + r] = from[r * cols + c];
+  for (int64_t r = done; r < rows; ++r)
+    for (int64_t c = 0; c < cols; ++c) to[c * ld + r] = from[r * lds + c];
   for (int64_t c = 0; c < cols; ++c)
     for (int64_t z = rows; z < ld; ++z) to[c * ld + z] = T(0);
+}
+
+//! The same of contiguous rows.
+template <typename T>
+inline void transpose(int64_t rows, int64_t cols, const T* from, T* to, int64_t ld) {
+  transpose(rows, cols, from, cols, to, ld);
 }
 
 template <typename T>

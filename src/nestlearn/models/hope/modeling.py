@@ -70,8 +70,13 @@ class HopeBlock(nn.Module):
 
     def forward(self, x: Tensor, state: LayerState | None = None) -> tuple[Tensor, LayerState]:
         """Map ``[B, T, d]`` to ``[B, T, d]`` and return the mixer's new state."""
+        x, state = self.mix(x, state)
+        return self.cms(x), state
+
+    def mix(self, x: Tensor, state: LayerState | None) -> tuple[Tensor, LayerState]:
+        """The first half: ``x + mixer(norm(x))`` and the mixer's new state."""
         mixed, state = self.mixer(self.norm(x), state)
-        return self.cms(x + mixed), state
+        return x + mixed, state
 
 
 class HopePreTrainedModel(PreTrainedModel):
@@ -157,7 +162,10 @@ class HopeModel(HopePreTrainedModel):
         after = []
         for layer, state in zip(self.layers, states, strict=True):
             if self.gradient_checkpointing and self.training:
-                x, new = self._gradient_checkpointing_func(layer, x, state)
+                # In halves: only one of them has its activations at a time.
+                block = cast(HopeBlock, layer)
+                x, new = self._gradient_checkpointing_func(block.mix, x, state)
+                x = self._gradient_checkpointing_func(block.cms, x)
             else:
                 x, new = layer(x, state)
             after.append(new)
