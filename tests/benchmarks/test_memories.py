@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks import memories
 from benchmarks.memories import TILES, measure, timed
 
+from benchmarks import memories
 from nestlearn.memory import fused, native
 
 

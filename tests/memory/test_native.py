@@ -123,6 +123,19 @@ def test_gradcheck_through_two_chunks(rest: Any) -> None:
     assert torch.autograd.gradcheck(reads, tuple(named.values()), fast_mode=True)
 
 
+@pytest.mark.parametrize(
+    ("width", "hidden", "chunk_size", "length"), [(256, 512, 4, 5), (16, 16, 300, 301), (48, 80, 16, 33)]
+)
+def test_wide_memories_and_long_chunks(width: int, hidden: int, chunk_size: int, length: int) -> None:
+    rule = MemoryRule(chunk_size=chunk_size)
+    maker = make(rule, batch=1, heads=1, width=width, hidden=hidden)
+    parameters, streams = maker.parameters(0.05), maker.streams(length)
+    expected, by_naive = outcome(naive, parameters, streams, rule)
+    got, by_native = outcome(chunk, parameters, streams, rule)
+    found = errors(expected, got) | errors(by_naive, by_native)
+    assert max(found.values()) < 1e-8, found
+
+
 def test_samples_do_not_meet_and_threads_do_not_matter() -> None:
     rule = MemoryRule(chunk_size=4)
     maker = make(rule, batch=3)

@@ -55,16 +55,19 @@ class FlushDenormals {
 #endif
 };
 
-//! A stack of aligned scratch tiles, one per thread.
+//! A stack of aligned scratch tiles, one per thread. It grows to what one chunk needs and stays.
 template <typename T>
 class Arena {
  public:
   T* take(int64_t count) {
     const int64_t size = padded(count);
-    if (block_ < blocks_.size() && used_ + size > capacity_) next();
-    if (blocks_.empty()) grow();
-    if (used_ + size > capacity_) next();
-    T* start = base() + used_;
+    while (block_ < blocks_.size() && used_ + size > room()) {
+      ++block_;
+      used_ = 0;
+    }
+    if (block_ == blocks_.size()) blocks_.emplace_back(std::max(kBlock, size) + kAlign);
+    auto address = reinterpret_cast<uintptr_t>(blocks_[block_].data());
+    T* start = reinterpret_cast<T*>((address + 63) / 64 * 64) + used_;
     used_ += size;
     return start;
   }
@@ -79,18 +82,8 @@ class Arena {
   }
 
  private:
-  static constexpr int64_t capacity_ = 1 << 20;
-  T* base() {
-    auto address = reinterpret_cast<uintptr_t>(blocks_[block_].data());
-    return reinterpret_cast<T*>((address + 63) / 64 * 64);
-  }
-  void grow() { blocks_.emplace_back(capacity_ + 64 / sizeof(T)); }
-  void next() {
-    if (blocks_.empty()) grow();
-    ++block_;
-    if (block_ == blocks_.size()) grow();
-    used_ = 0;
-  }
+  static constexpr int64_t kBlock = 1 << 20, kAlign = 64 / sizeof(T);
+  int64_t room() const { return static_cast<int64_t>(blocks_[block_].size()) - kAlign; }
   std::vector<std::vector<T>> blocks_;
   size_t block_ = 0;
   int64_t used_ = 0;
