@@ -33,10 +33,10 @@ data: $(READY)  ## Get the help pages in five languages (Debian packages, or NES
 	fi
 	@$(BIN)/python -m nestlearn.streams
 
-demo: data  ## Three models learn English, French, German; who still knows English? (under 10 minutes)
+demo: native data  ## Three models learn English, French, German; who still knows English? (under 10 minutes)
 	$(BIN)/nestlearn demo --resume --out $(OUT)
 
-quick: data  ## The same with tiny models, about a minute
+quick: native data  ## The same with tiny models, about a minute
 	$(BIN)/nestlearn demo --quick --resume --out out/quick
 
 test: lint types unit slow  ## Lint, types and tests
@@ -73,17 +73,17 @@ $(PEERS)/.ready: $(READY) benchmarks/peers.txt
 peers: native $(PEERS)/.ready  ## Speed, memory and decoding beside other packages, installed into .venv-peers (an hour)
 	OMP_NUM_THREADS=1 $(PEERS)/bin/python -m benchmarks.peers --result results/peers.json
 
-long-stream: $(READY)  ## A million tokens with gates at their ends: do memories stay bounded? (a quarter of an hour)
+long-stream: native  ## A million tokens with gates at their ends: do memories stay bounded? (a quarter of an hour)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.long_stream
 
-seeds: data  ## The demo with three seeds, into results/languages.json (half an hour)
+seeds: native data  ## The demo with three seeds, into results/languages.json (half an hour)
 	$(BIN)/python -m recipes.languages
 	$(BIN)/python -m recipes.readme
 
-tune: data  ## The grid behind the demo's learning rates and strengths, into results/tune_languages.json
+tune: native data  ## The grid behind the demo's learning rates and strengths, into results/tune_languages.json
 	$(BIN)/python -m recipes.tune_languages
 
-ablate: data  ## What each part of the levels does, into results/ablate_languages.json (8 minutes)
+ablate: native data  ## What each part of the levels does, into results/ablate_languages.json (8 minutes)
 	$(BIN)/python -m recipes.ablate_languages
 
 clean:  ## Remove the environment and everything that was made

@@ -93,7 +93,7 @@ def measure(tokens: int, rounds: int) -> dict[str, Any]:
     """All forms in turns."""
     steps = {kind: memories(kind, tokens) for kind in TILES}
     forms = [(kind, compiled) for kind in TILES for compiled in (False, True)]
-    forms = [form for form in forms if form != ("matrix", True) and (native.available() or not form[1])]
+    forms = [form for form in forms if native.available() or not form[1]]
     times: dict[tuple[str, bool], list[float]] = {form: [] for form in forms}
     speed = []
     for number in range(rounds + 1):

@@ -13,7 +13,6 @@ import torch
 
 from nestlearn.memory import MemoryParameters, MemoryRule, MemoryState, Streams, chunk, fused, naive, native
 from nestlearn.memory.functional import initial_state
-from nestlearn.memory.rule import PROJECTIONS
 from tests.helpers import relative_error, state_tensors
 from tests.memory.rules import Maker, errors, leaves, outcome, replace_leaves, short
 
@@ -37,17 +36,17 @@ def supported(maker: Maker, rule: MemoryRule) -> bool:
     return fused.supports(streams, initial_state(parameters, streams, rule), parameters, rule)
 
 
-RESTS = itertools.product(("initial", "zero"), ("bound", "gated"))
-READERS = [
-    (PROJECTIONS, 4, 1.0),
-    (PROJECTIONS, 1, 0.3),
-    (("key", "value"), 8, 1.8),
-    (("rate",), 4, 1.0),
-    ((), 8, 1.0),
+RESTS = itertools.product(("mlp", "matrix"), ("initial", "zero"), ("bound", "gated"))
+READERS: list[dict[str, Any]] = [
+    {"chunk_size": 4},
+    {"chunk_size": 1, "rate_max": 0.3},
+    {"chunk_size": 8, "rate_max": 1.8, "adaptive": ("key", "value"), "retention": "fixed"},
+    {"chunk_size": 4, "adaptive": ("rate",), "retention": "none"},
+    {"chunk_size": 8, "adaptive": ()},
 ]
 RULES = [
-    MemoryRule(rest=rest, rate=rate, adaptive=adaptive, chunk_size=size, rate_max=top)
-    for (rest, rate), (adaptive, size, top) in itertools.product(RESTS, READERS)
+    MemoryRule(kind=kind, rest=rest, rate=rate, **changes)
+    for (kind, rest, rate), changes in itertools.product(RESTS, READERS)
 ]
 
 
@@ -65,8 +64,9 @@ def test_the_compiled_form_equals_the_equations(rule: MemoryRule, length: int) -
 
 @pytest.mark.parametrize("sizes", [[1] * 15, [7, 8], [13, 2], [4, 4, 7], [2, 1, 6, 6]], ids=str)
 @pytest.mark.parametrize("rest", ["initial", "zero"])
-def test_pieces_equal_one_pass_with_their_gradients(rest: Any, sizes: list[int]) -> None:
-    rule = MemoryRule(chunk_size=4, rest=rest)
+@pytest.mark.parametrize("kind", ["mlp", "matrix"])
+def test_pieces_equal_one_pass_with_their_gradients(kind: Any, rest: Any, sizes: list[int]) -> None:
+    rule = MemoryRule(kind=kind, chunk_size=4, rest=rest)
     maker = make(rule)
     parameters, streams = maker.parameters(), maker.streams(15)
     state, reads = None, []
@@ -92,8 +92,9 @@ def test_pieces_equal_one_pass_with_their_gradients(rest: Any, sizes: list[int])
 @pytest.mark.parametrize(
     ("chunk_size", "length"), [(1, 65), (8, 100), (16, 63), (64, 2), (64, 65), (64, 1000)]
 )
-def test_both_precisions(chunk_size: int, length: int) -> None:
-    rule = MemoryRule(chunk_size=chunk_size)
+@pytest.mark.parametrize("kind", ["mlp", "matrix"])
+def test_both_precisions(kind: Any, chunk_size: int, length: int) -> None:
+    rule = MemoryRule(kind=kind, chunk_size=chunk_size)
     maker = make(rule, batch=1, dtype=torch.float32, bfloat16=True)
     parameters, streams = maker.parameters(0.2), maker.streams(length)
     bias = parameters.gate_bias.data[rule.gate_names.index("retention")]
@@ -109,8 +110,9 @@ def test_both_precisions(chunk_size: int, length: int) -> None:
 
 
 @pytest.mark.parametrize("rest", ["initial", "zero"])
-def test_gradcheck_through_two_chunks(rest: Any) -> None:
-    rule = MemoryRule(chunk_size=2, rest=rest)
+@pytest.mark.parametrize("kind", ["mlp", "matrix"])
+def test_gradcheck_through_two_chunks(kind: Any, rest: Any) -> None:
+    rule = MemoryRule(kind=kind, chunk_size=2, rest=rest)
     maker = make(rule, batch=1, heads=1, hidden=16)
     parameters, streams = maker.parameters(), maker.streams(4)
     named = leaves(parameters, streams)
@@ -205,8 +207,17 @@ def test_what_it_does_not_know_is_computed_without_it(monkeypatch: pytest.Monkey
     rule = MemoryRule()
     assert supported(make(rule), rule)
     assert not supported(make(rule, width=20), rule)
-    for changes in ({"momentum": True}, {"objective": "l2"}, {"adaptive": ("query",)}, {"kind": "matrix"}):
-        other = MemoryRule(**changes)  # type: ignore[arg-type]
+    others: list[dict[str, Any]] = [
+        {"momentum": True},
+        {"objective": "l2"},
+        {"adaptive": ("query",)},
+        {"activation": "gelu"},
+        {"erase": "input"},
+        {"kind": "matrix", "erase": "none"},
+        {"kind": "matrix", "gates": "channel"},
+    ]
+    for changes in others:
+        other = MemoryRule(**changes)
         assert not supported(make(other), other)
     streams, parameters = make(rule).streams(3), make(rule).parameters()
     state = initial_state(parameters, streams, rule)

@@ -14,7 +14,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from nestlearn.memory import native
-from nestlearn.memory.functional import wide
+from nestlearn.memory.functional import fixed_log_retention, wide
 from nestlearn.memory.rule import PROJECTIONS, MemoryRule
 from nestlearn.memory.schedule import advance
 from nestlearn.memory.types import MemoryParameters, MemoryState, Streams
@@ -23,21 +23,22 @@ from nestlearn.memory.types import MemoryParameters, MemoryState, Streams
 _LANES = 16
 #: What the compiled form knows.
 _KNOWN: dict[str, tuple[object, ...]] = {
-    "kind": ("mlp",),
-    "activation": ("silu",),
-    "features": ("bounded",),
     "inner_norm": (False,),
     "main_residual": (False,),
     "objective": ("dot",),
-    "erase": ("layers",),
     "causal_reads": (True,),
     "unit_targets": (True,),
     "main_target": ("value",),
     "momentum": (False,),
     "rate": ("bound", "gated"),
-    "retention": ("gated",),
+    "retention": ("gated", "fixed", "none"),
     "gates": ("head",),
     "backprop_chunks": (None,),
+}
+#: The same by kind of memory.
+_KNOWN_OF: dict[str, dict[str, tuple[object, ...]]] = {
+    "mlp": {"activation": ("silu",), "features": ("bounded",), "erase": ("layers",)},
+    "matrix": {"erase": ("layers", "input")},
 }
 
 
@@ -75,7 +76,7 @@ def supports(streams: Streams, state: MemoryState, parameters: MemoryParameters,
     return (
         streams.key.device.type == "cpu"
         and not torch.compiler.is_compiling()
-        and all(getattr(rule, name) in known for name, known in _KNOWN.items())
+        and all(getattr(rule, name) in known for name, known in (_KNOWN | _KNOWN_OF[rule.kind]).items())
         and "query" not in rule.adaptive
         and rule.chunk_sizes[0] == rule.chunk_sizes[1]
         and len(set(ages)) == 1
@@ -101,34 +102,62 @@ def run(
     base = [wide(w).contiguous() for w in parameters.weights]
     if rule.rest == "zero":
         base = [w.new_empty(0) for w in base]
+    running = [w.flatten(0, 1).contiguous() for w in state.weights]
     # At a boundary every memory has a new snapshot: the running weights.
-    held = state.snapshot if position else state.weights
+    held = (
+        [w.flatten(0, 1).contiguous() for w in state.snapshot] if position else [w.detach() for w in running]
+    )
+    weights = [base, running, held]
+    if rule.kind == "matrix":
+        weights = [[w[0].new_empty(0), *w] for w in weights]
     tensors = [
         *(_columns(wide(s)) for s in streams),
-        *base,
-        *(w.flatten(0, 1).contiguous() for w in state.weights),
-        *(w.flatten(0, 1).contiguous() for w in (held if position else [w.detach() for w in held])),
-        wide(parameters.gate_weight).contiguous(),
-        wide(parameters.gate_bias)[..., 0].contiguous(),
+        *(part for group in weights for part in group),
+        *_gates(parameters, rule),
         wide(parameters.write_scale).contiguous(),
     ]
     places = [rule.names.index(name) if name in rule.names else -1 for name in PROJECTIONS]
-    settings = (places, rule.rate == "bound", rule.rate_max, position, rule.chunk_size)
+    settings = (
+        places,
+        rule.rate == "bound",
+        rule.retention == "gated",
+        rule.rate_max,
+        position,
+        rule.chunk_size,
+    )
     with torch.autocast(streams.key.device.type, enabled=False):
         y, *states = _Memories.apply(settings, *tensors)  # type: ignore[no-untyped-call]
     y = y.transpose(1, 2).to(streams.key.dtype)
-    outer, inner, held_outer, held_inner = states
-    running = (outer.unflatten(0, (batch, heads)), inner.unflatten(0, (batch, heads)))
-    snapshot = state.snapshot
+    after, before = (
+        [w.unflatten(0, (batch, heads)) for w in pair if w.numel()] for pair in (states[:2], states[2:])
+    )
+    running_after = tuple(after)
     if (position + length) % rule.chunk_size == 0:
-        snapshot = running
-    elif held_outer.numel():
-        snapshot = (held_outer.unflatten(0, (batch, heads)), held_inner.unflatten(0, (batch, heads)))
-    return y, MemoryState(running, snapshot, (), advance(state.position, length, rule))
+        snapshot = running_after
+    else:
+        snapshot = tuple(before) or state.snapshot
+    return y, MemoryState(running_after, snapshot, (), advance(state.position, length, rule))
+
+
+def _gates(parameters: MemoryParameters, rule: MemoryRule) -> tuple[Tensor, Tensor]:
+    """Read-outs ``[2, H, e]`` and biases ``[2, H]`` of rate and retention.
+
+    Where retention is not gated, its bias is the logarithm itself.
+    """
+    weight, bias = wide(parameters.gate_weight), wide(parameters.gate_bias)[..., 0]
+    if rule.retention != "gated":
+        fixed = (
+            fixed_log_retention(bias.shape[1], bias)
+            if rule.retention == "fixed"
+            else torch.zeros_like(bias[0])
+        )
+        weight = torch.cat([weight, torch.zeros_like(weight)])
+        bias = torch.cat([bias, fixed[None]])
+    return weight.contiguous(), bias.contiguous()
 
 
 def _columns(stream: Tensor) -> Tensor:
-    """``[B, H, T, e]`` as ``[B, H, e, T]`` with tokens side by side, as the layer's convolution leaves them."""
+    """``[B, H, T, e]`` as ``[B, H, e, T]`` with tokens side by side, as the convolution leaves them."""
     columns = stream.mT
     return columns if columns.stride(-1) == 1 or columns.shape[-1] == 1 else columns.contiguous()
 

@@ -11,14 +11,18 @@ namespace nest {
 //! What is the same for every sample, head and chunk.
 template <typename T>
 struct Setting {
-  int64_t e, h, M;
+  int64_t e, h, M;  // h = e for matrix memories
+  bool matrix;
   //! Places of the projection memories in the stack, or -1 where the projection is static.
   int64_t key, rate, retention, value;
-  bool bound;
+  bool bound, gated;  // the rate by the retention; the retention by the tokens
   T rate_max;
+
+  int64_t layers() const { return matrix ? 1 : 2; }
 };
 
-//! What belongs to one head: read-outs of the gates and the memories' write scales.
+//! What belongs to one head: read-outs of the gates and the memories' write scales. Where retention is not gated,
+//! its bias is the logarithm itself.
 template <typename T>
 struct Head {
   const T *rate_weight, *retention_weight;
@@ -32,7 +36,7 @@ struct Read {
   T *linear, *sigma, *phi, *scale;
 };
 
-//! A weight's two matrices for all memories, [M, e, h] and [M, h, e].
+//! The two weights of all memories, [M, e, h] and [M, h, e]; matrix memories have the first only, [M, e, e].
 template <typename T>
 struct Pair {
   T *inner, *outer;
@@ -85,8 +89,9 @@ void read_hidden(const Setting<T>& o, int64_t C, const T* z, const T* inner, Rea
 template <typename T>
 void read_memory(const Setting<T>& o, int64_t C, const T* z, const Pair<T>& memory, int64_t m, Read<T>& r,
                  T* out) {
-  read_hidden(o, C, z, memory.inner + m * o.e * o.h, r);
   std::copy(z, z + C * o.e, out);
+  if (o.matrix) return nn(C, o.e, o.e, z, o.e, memory.inner + m * o.e * o.e, out, true);
+  read_hidden(o, C, z, memory.inner + m * o.e * o.h, r);
   nn(C, o.e, o.h, r.phi, o.h, memory.outer + m * o.e * o.h, out, true);
 }
 
@@ -101,8 +106,9 @@ void gates(const Setting<T>& o, const Head<T>& head, int64_t C, Projected<T>& p)
   const int64_t P = padded(C), e = o.e;
   T since = 0;
   for (int64_t t = 0; t < C; ++t) {
-    const T logit = head.retention_bias + dot(e, p.retention_in + t * e, head.retention_weight);
-    p.log_alpha[t] = log_sigmoid(logit);
+    p.log_alpha[t] = head.retention_bias;
+    if (o.gated)
+      p.log_alpha[t] = log_sigmoid(p.log_alpha[t] + dot(e, p.retention_in + t * e, head.retention_weight));
     p.alpha[t] = std::exp(p.log_alpha[t]);
     p.sigma_rate[t] = T(1) / (T(1) + std::exp(-head.rate_bias - dot(e, p.rate_in + t * e, head.rate_weight)));
     p.eta[t] = o.rate_max * p.sigma_rate[t] * (o.bound ? (T(1) + p.alpha[t]) / T(2) : T(1));
@@ -238,6 +244,10 @@ void write(Arena<T>& arena, const Setting<T>& o, const Head<T>& head, int64_t C,
   const int64_t e = o.e, h = o.h, S = e * h;
   const T* target = m + 1 < o.M ? p.target[m] : p.v;
   for (int64_t i = 0; i < C * e; ++i) w.surprise[i] = head.scale[m] * target[i];
+  if (o.matrix) {
+    nn(C, e, e, p.k, e, change.inner + m * S, w.known_in, false);
+    return solve(arena, C, e, p.inverse, p.before, w.surprise, w.known_in, w.erased_in);
+  }
   read_hidden(o, C, p.k, memory.inner + m * S, w.at_k);
   nn(C, h, e, w.surprise, e, outer, w.back, false);
   features_backward(C, h, w.at_k.linear, w.at_k.sigma, w.at_k.phi, w.at_k.scale, w.back, w.hidden);
@@ -294,8 +304,10 @@ void read_main(Arena<T>& arena, const Setting<T>& o, int64_t C, const Projected<
                const Pair<T>& change, const Pair<T>& base, Reading<T>& r, T* y) {
   const int64_t e = o.e, h = o.h, S = e * h, main = (o.M - 1) * S;
   const bool rest = base.inner != nullptr;
+  T* linear = o.matrix ? y : r.linear;
   read_running(arena, C, e, h, p.q, change.inner + main, rest ? base.inner + main : nullptr, p.k, w.erased_in, p,
-               r.held_in, r.q_k, r.q_pairs, r.linear);
+               r.held_in, r.q_k, r.q_pairs, linear);
+  if (o.matrix) return;
   features(C, h, r.linear, r.sigma, r.mid, r.mid_scale);
   read_running(arena, C, h, e, r.mid, change.outer + main, rest ? base.outer + main : nullptr, w.at_k.phi,
                w.erased_out, p, r.held_out, r.mid_phi, r.mid_pairs, y);

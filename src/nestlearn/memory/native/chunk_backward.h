@@ -48,13 +48,17 @@ template <typename T>
 void read_memory_backward(Arena<T>& arena, const Setting<T>& o, int64_t C, const T* z, const Pair<T>& transposed,
                           int64_t m, const Read<T>& r, const T* d, Pair<T>& by_memory, T* dz) {
   const int64_t e = o.e, h = o.h, S = e * h;
+  for (int64_t i = 0; i < C * e; ++i) dz[i] += d[i];
+  if (o.matrix) {
+    tn(e, e, C, z, e, d, by_memory.inner + m * S, true);
+    return nn(C, e, e, d, e, transposed.inner + m * S, dz, true);
+  }
   const auto mark = arena.mark();
   T *by_phi = arena.take(C * h), *by_linear = arena.take(C * h);
   nn(C, h, e, d, e, transposed.outer + m * S, by_phi, false);
   tn(h, e, C, r.phi, h, d, by_memory.outer + m * S, true);
   features_backward(C, h, r.linear, r.sigma, r.phi, r.scale, by_phi, by_linear);
   tn(e, h, C, z, e, by_linear, by_memory.inner + m * S, true);
-  for (int64_t i = 0; i < C * e; ++i) dz[i] += d[i];
   nn(C, e, h, by_linear, h, transposed.inner + m * S, dz, true);
   arena.release(mark);
 }
@@ -196,6 +200,7 @@ void gates_backward(const Setting<T>& o, const Head<T>& head, int64_t C, const P
                     ProjectedGradient<T>& g, HeadGradient<T>& by, T* by_rate_in, T* by_retention_in) {
   const int64_t P = padded(C), e = o.e;
   std::vector<T> later(P, T(0));
+  std::fill(by_retention_in, by_retention_in + C * e, T(0));
   for (int64_t t = 0; t + 1 < C; ++t) g.gamma[t] += g.before[t + 1];
   T through = 0;
   for (int64_t t = C - 1; t >= 0; --t) {
@@ -211,28 +216,27 @@ void gates_backward(const Setting<T>& o, const Head<T>& head, int64_t C, const P
   for (int64_t t = 0; t < C; ++t) {
     const T by_rate = g.eta[t] * p.eta[t] * (T(1) - p.sigma_rate[t]);
     const T by_alpha = o.bound ? g.eta[t] * o.rate_max * p.sigma_rate[t] / T(2) : T(0);
-    const T by_retention = (g.log_alpha[t] + by_alpha * p.alpha[t]) * -std::expm1(p.log_alpha[t]);
     *by.rate_bias += by_rate;
-    *by.retention_bias += by_retention;
     axpy(e, by_rate, p.rate_in + t * e, by.rate_weight);
+    for (int64_t i = 0; i < e; ++i) by_rate_in[t * e + i] = by_rate * head.rate_weight[i];
+    if (!o.gated) continue;
+    const T by_retention = (g.log_alpha[t] + by_alpha * p.alpha[t]) * -std::expm1(p.log_alpha[t]);
+    *by.retention_bias += by_retention;
     axpy(e, by_retention, p.retention_in + t * e, by.retention_weight);
-    for (int64_t i = 0; i < e; ++i) {
-      by_rate_in[t * e + i] = by_rate * head.rate_weight[i];
-      by_retention_in[t * e + i] = by_retention * head.retention_weight[i];
-    }
+    for (int64_t i = 0; i < e; ++i) by_retention_in[t * e + i] = by_retention * head.retention_weight[i];
   }
 }
 
-//! Backward of one memory's write and of its own target; `by` holds gradients from the main memory's read.
+//! Backward of both writes of an MLP memory: writes the gradient by the surprise, adds to the others.
 template <typename T>
-void write_backward(Arena<T>& arena, const Setting<T>& o, const Head<T>& head, int64_t C, int64_t m,
-                    const Projected<T>& p, const Written<T>& w, const Pair<T>& memory, const Pair<T>& turned,
-                    const Pair<T>& change, T* by_phi, T* by_erased_in, T* by_erased_out,
-                    ProjectedGradient<T>& g, WeightGradient<T>& weights, HeadGradient<T>& by) {
+void mlp_write_backward(Arena<T>& arena, const Setting<T>& o, int64_t C, int64_t m, const Projected<T>& p,
+                        const Written<T>& w, const Pair<T>& memory, const Pair<T>& turned, const Pair<T>& change,
+                        T* by_phi, T* by_erased_in, T* by_erased_out, T* by_surprise, ProjectedGradient<T>& g,
+                        WeightGradient<T>& weights) {
   const int64_t e = o.e, h = o.h, S = e * h, P = padded(C);
   const auto mark = arena.mark();
-  T *by_surprise = arena.take(C * e), *by_hidden = arena.take(C * h), *by_back = arena.take(C * h),
-    *by_linear = arena.take(C * h), *by_end = arena.take(C * h), *lower = arena.take(C * P);
+  T *by_hidden = arena.take(C * h), *by_back = arena.take(C * h), *by_linear = arena.take(C * h),
+    *by_end = arena.take(C * h), *lower = arena.take(C * P);
   std::fill(by_end, by_end + C * h, T(0));
   std::fill(lower, lower + C * P, T(0));
   solve_backward(arena, C, h, e, p, w.at_k.phi, w.end_phi, w.inverse, w.known_out, w.erased_out,
@@ -246,6 +250,25 @@ void write_backward(Arena<T>& arena, const Setting<T>& o, const Head<T>& head, i
   nn(C, e, h, by_linear, h, turned.inner + m * S, g.k, true);
   nn(C, e, h, by_back, h, memory.outer + m * S, by_surprise, true);
   tn(h, e, C, by_back, h, w.surprise, weights.memory.outer + m * S, true);
+  arena.release(mark);
+}
+
+//! Backward of one memory's write and of its own target; `by` holds gradients from the main memory's read.
+template <typename T>
+void write_backward(Arena<T>& arena, const Setting<T>& o, const Head<T>& head, int64_t C, int64_t m,
+                    const Projected<T>& p, const Written<T>& w, const Pair<T>& memory, const Pair<T>& turned,
+                    const Pair<T>& change, T* by_phi, T* by_erased_in, T* by_erased_out,
+                    ProjectedGradient<T>& g, WeightGradient<T>& weights, HeadGradient<T>& by) {
+  const int64_t e = o.e, S = e * o.h;
+  const auto mark = arena.mark();
+  T* by_surprise = arena.take(C * e);
+  if (o.matrix) {
+    solve_backward(arena, C, e, e, p, p.k, p.end_key, p.inverse, w.known_in, w.erased_in, change.inner + m * S,
+                   by_erased_in, weights.after.inner + m * S, by_surprise, g.k, g.end_key, g.lower, g);
+  } else {
+    mlp_write_backward(arena, o, C, m, p, w, memory, turned, change, by_phi, by_erased_in, by_erased_out, by_surprise,
+                       g, weights);
+  }
   const bool own = m + 1 < o.M;
   const T* target = own ? p.target[m] : p.v;
   by.scale[m] += dot(C * e, by_surprise, target);

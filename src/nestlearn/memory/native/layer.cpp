@@ -19,7 +19,7 @@ using Tensors = std::vector<Tensor>;
 struct Inputs {
   Tensor key, value, query;        // [B, H, e, L] with tokens side by side
   Tensor base_outer, base_inner;   // [M, H, e, h] and [M, H, h, e], or empty
-  Tensor outer, inner;             // running, [N, M, e, h] and [N, M, h, e]
+  Tensor outer, inner;             // running, [N, M, e, h] and [N, M, h, e]; matrix memories have no outer weights
   Tensor held_outer, held_inner;   // snapshots, the same shapes
   Tensor gate_weight, gate_bias;   // [2, H, e] and [2, H]
   Tensor scale;                    // [M, H]
@@ -49,9 +49,47 @@ Plan plan_of(const Inputs& in, int64_t position, int64_t chunk) {
 }
 
 template <typename T>
-Setting<T> setting_of(const Inputs& in, at::IntArrayRef places, bool bound, double rate_max) {
-  return {in.inner.size(3), in.inner.size(2), in.inner.size(1), places[0], places[1], places[2], places[3], bound,
-          static_cast<T>(rate_max)};
+Setting<T> setting_of(const Inputs& in, at::IntArrayRef places, bool bound, bool gated, double rate_max) {
+  return {in.inner.size(3), in.inner.size(2), in.inner.size(1), in.outer.numel() == 0, places[0], places[1], places[2],
+          places[3], bound, gated, static_cast<T>(rate_max)};
+}
+
+//! Room for the weights of some memories.
+template <typename T>
+Pair<T> take_pair(Arena<T>& arena, const Setting<T>& o, int64_t memories) {
+  const int64_t count = memories * o.e * o.h;
+  return {arena.take(count), o.matrix ? nullptr : arena.take(count)};
+}
+
+//! Calls a function with each weight array of one pair, or with the corresponding ones of two.
+template <typename T, typename F>
+void each(const Setting<T>& o, F function, const Pair<T>& a, const Pair<T>& b) {
+  function(a.inner, b.inner);
+  if (!o.matrix) function(a.outer, b.outer);
+}
+
+template <typename T>
+Pair<T> zero_pair(Arena<T>& arena, const Setting<T>& o, int64_t memories) {
+  const Pair<T> pair = take_pair(arena, o, memories);
+  each(o, [&](T* x, T*) { std::fill(x, x + memories * o.e * o.h, T(0)); }, pair, pair);
+  return pair;
+}
+
+template <typename T>
+void add(const Setting<T>& o, int64_t memories, const Pair<T>& from, const Pair<T>& to) {
+  each(o, [&](T* x, T* y) { axpy(memories * o.e * o.h, T(1), x, y); }, from, to);
+}
+
+template <typename T>
+void copy(const Setting<T>& o, int64_t memories, const Pair<T>& from, const Pair<T>& to) {
+  each(o, [&](T* x, T* y) { std::copy(x, x + memories * o.e * o.h, y); }, from, to);
+}
+
+//! The weights of one sample and head in a pair of tensors.
+template <typename T>
+Pair<T> at(const Setting<T>& o, const Tensor& inner, const Tensor& outer, int64_t n) {
+  const int64_t all = o.M * o.e * o.h;
+  return {inner.data_ptr<T>() + n * all, o.matrix ? nullptr : outer.data_ptr<T>() + n * all};
 }
 
 //! One head's parameters and its transposed initial states.
@@ -69,11 +107,11 @@ Local<T> local(Arena<T>& arena, const Setting<T>& o, const Plan& plan, const Inp
   for (int64_t m = 0; m < o.M; ++m) scale[m] = in.scale.data_ptr<T>()[m * plan.H + head];
   Local<T> here{{weight + head * o.e, weight + (plan.H + head) * o.e, bias[head], bias[plan.H + head], scale}, {}};
   if (plan.rest) {
-    here.base = {arena.take(o.M * S), arena.take(o.M * S)};
+    here.base = take_pair(arena, o, o.M);
     for (int64_t m = 0; m < o.M; ++m) {
       const int64_t from = (m * plan.H + head) * S;
       transpose(o.h, o.e, in.base_inner.data_ptr<T>() + from, here.base.inner + m * S, o.h);
-      transpose(o.e, o.h, in.base_outer.data_ptr<T>() + from, here.base.outer + m * S, o.e);
+      if (!o.matrix) transpose(o.e, o.h, in.base_outer.data_ptr<T>() + from, here.base.outer + m * S, o.e);
     }
   }
   return here;
@@ -81,22 +119,21 @@ Local<T> local(Arena<T>& arena, const Setting<T>& o, const Plan& plan, const Inp
 
 //! All memories of one sample and head, [outputs, inputs] to [inputs, outputs] or back.
 template <typename T>
-void turn(const Setting<T>& o, const T* inner, const T* outer, const Pair<T>& to, bool into) {
+void turn(const Setting<T>& o, const Pair<T>& from, const Pair<T>& to, bool into) {
   const int64_t S = o.e * o.h, e = into ? o.e : o.h, h = into ? o.h : o.e;
   for (int64_t m = 0; m < o.M; ++m) {
-    transpose(h, e, inner + m * S, to.inner + m * S, h);
-    transpose(e, h, outer + m * S, to.outer + m * S, e);
+    transpose(h, e, from.inner + m * S, to.inner + m * S, h);
+    if (!o.matrix) transpose(e, h, from.outer + m * S, to.outer + m * S, e);
   }
 }
 
 //! The memories: initial states plus change.
 template <typename T>
 Pair<T> memories(Arena<T>& arena, const Setting<T>& o, const Pair<T>& base, const Pair<T>& change) {
-  const int64_t all = o.M * o.e * o.h;
   if (base.inner == nullptr) return change;
-  Pair<T> memory{arena.take(all), arena.take(all)};
-  for (int64_t i = 0; i < all; ++i) memory.inner[i] = base.inner[i] + change.inner[i];
-  for (int64_t i = 0; i < all; ++i) memory.outer[i] = base.outer[i] + change.outer[i];
+  const Pair<T> memory = take_pair(arena, o, o.M);
+  copy(o, o.M, base, memory);
+  add(o, o.M, change, memory);
   return memory;
 }
 
@@ -124,25 +161,6 @@ T* reads_at(const Tensor& y, const Setting<T>& o, const Plan& plan, int64_t n, i
 }
 
 template <typename T>
-Pair<T> take_pair(Arena<T>& arena, int64_t count) {
-  return {arena.take(count), arena.take(count)};
-}
-
-template <typename T>
-Pair<T> zero_pair(Arena<T>& arena, int64_t count) {
-  Pair<T> pair = take_pair(arena, count);
-  std::fill(pair.inner, pair.inner + count, T(0));
-  std::fill(pair.outer, pair.outer + count, T(0));
-  return pair;
-}
-
-template <typename T>
-void add(int64_t count, const Pair<T>& from, const Pair<T>& to) {
-  axpy(count, T(1), from.inner, to.inner);
-  axpy(count, T(1), from.outer, to.outer);
-}
-
-template <typename T>
 Arena<T>& arena_of_thread() {
   thread_local Arena<T> arena;
   return arena;
@@ -159,12 +177,12 @@ void forward_piece(Arena<T>& arena, const Setting<T>& o, const Local<T>& here, i
   project(arena, o, here.head, C, xk, xv, xq, memory, p);
   T* outer = arena.take(S);
   for (int64_t m = 0; m < o.M; ++m) {
-    transpose(h, e, memory.outer + m * S, outer, h);
+    if (!o.matrix) transpose(h, e, memory.outer + m * S, outer, h);
     write(arena, o, here.head, C, m, p, memory, outer, change, w);
     if (m + 1 == o.M) read_main(arena, o, C, p, w, change, here.base, r, y);
     const T gamma = p.gamma[C - 1];
     carry(C, e, h, gamma, change.inner + m * S, p.end_key, w.erased_in, after.inner + m * S);
-    carry(C, h, e, gamma, change.outer + m * S, w.end_phi, w.erased_out, after.outer + m * S);
+    if (!o.matrix) carry(C, h, e, gamma, change.outer + m * S, w.end_phi, w.erased_out, after.outer + m * S);
   }
 }
 
@@ -175,44 +193,39 @@ Tensors forward_typed(const Inputs& in, const Setting<T>& o, const Plan& plan, b
   const bool open = plan.open();
   Tensor held_outer = open ? at::empty_like(outer) : at::empty({0}, outer.options());
   Tensor held_inner = open ? at::empty_like(inner) : at::empty({0}, inner.options());
-  Tensor saved = at::empty({plan.N, save ? pieces : 0, 2, all}, in.key.options());
+  Tensor saved = at::empty({plan.N, save ? pieces : 0, o.layers() * all}, in.key.options());
   at::parallel_for(0, plan.N, 1, [&](int64_t begin, int64_t end) {
     FlushDenormals flush;
     Arena<T>& arena = arena_of_thread<T>();
     for (int64_t n = begin; n < end; ++n) {
       const auto outside = arena.mark();
       const Local<T> here = local(arena, o, plan, in, n);
-      Pair<T> change = take_pair(arena, all), held = take_pair(arena, all);
-      turn(o, in.inner.data_ptr<T>() + n * all, in.outer.data_ptr<T>() + n * all, change, true);
+      const Pair<T> change = take_pair(arena, o, o.M), held = take_pair(arena, o, o.M);
+      turn(o, at(o, in.inner, in.outer, n), change, true);
       if (plan.old(0))
-        turn(o, in.held_inner.data_ptr<T>() + n * all, in.held_outer.data_ptr<T>() + n * all, held, true);
+        turn(o, at(o, in.held_inner, in.held_outer, n), held, true);
       for (int64_t i = 0; i < pieces; ++i) {
         const auto inside = arena.mark();
         const int64_t start = plan.starts[i], C = plan.starts[i + 1] - start;
         if (save) {
-          T* kept = saved.data_ptr<T>() + (n * pieces + i) * 2 * all;
-          std::copy(change.inner, change.inner + all, kept);
-          std::copy(change.outer, change.outer + all, kept + all);
+          T* kept = saved.data_ptr<T>() + (n * pieces + i) * o.layers() * all;
+          copy(o, o.M, change, {kept, kept + all});
         }
         if (open && i + 1 == pieces)
-          turn(o, change.inner, change.outer,
-               {held_inner.data_ptr<T>() + n * all, held_outer.data_ptr<T>() + n * all}, false);
+          turn(o, change, at(o, held_inner, held_outer, n), false);
         const Pair<T> memory = memories(arena, o, here.base, plan.old(i) ? held : change);
         // Without initial states the memories are the change itself, which must not change while it is read.
-        const Pair<T> after = here.base.inner == nullptr ? take_pair(arena, all) : change;
+        const Pair<T> after = here.base.inner == nullptr ? take_pair(arena, o, o.M) : change;
         const T *xk = load(arena, o, plan, in.key, n, start, C), *xv = load(arena, o, plan, in.value, n, start, C),
                 *xq = load(arena, o, plan, in.query, n, start, C);
         T* reads = arena.take(C * o.e);
         forward_piece(arena, o, here, C, xk, xv, xq, memory, change, after, reads);
         for (int64_t t = 0; t < C; ++t)
           std::copy(reads + t * o.e, reads + (t + 1) * o.e, reads_at(y, o, plan, n, start + t));
-        if (after.inner != change.inner) {
-          std::copy(after.inner, after.inner + all, change.inner);
-          std::copy(after.outer, after.outer + all, change.outer);
-        }
+        if (after.inner != change.inner) copy(o, o.M, after, change);
         arena.release(inside);
       }
-      turn(o, change.inner, change.outer, {inner.data_ptr<T>() + n * all, outer.data_ptr<T>() + n * all}, false);
+      turn(o, change, at(o, inner, outer, n), false);
       arena.release(outside);
     }
   });
@@ -241,18 +254,22 @@ void backward_piece(Arena<T>& arena, const Setting<T>& o, const Local<T>& here, 
     const bool last = m + 1 == o.M, rest = here.base.inner != nullptr;
     if (last) {
       read_main(arena, o, C, p, w, change, here.base, r, y);
-      read_running_backward(arena, C, h, e, p, r.mid, change.outer + main, rest ? here.base.outer + main : nullptr,
-                            w.at_k.phi, w.erased_out, r.held_out, r.mid_phi, r.mid_pairs, dy, by_mid, by_phi, by_out,
-                            read_outer, weights.base.outer, g);
-      features_backward(C, h, r.linear, r.sigma, r.mid, r.mid_scale, by_mid, by_linear);
+      const T* by_first = dy;
+      if (!o.matrix) {
+        read_running_backward(arena, C, h, e, p, r.mid, change.outer + main, rest ? here.base.outer + main : nullptr,
+                              w.at_k.phi, w.erased_out, r.held_out, r.mid_phi, r.mid_pairs, dy, by_mid, by_phi,
+                              by_out, read_outer, weights.base.outer, g);
+        features_backward(C, h, r.linear, r.sigma, r.mid, r.mid_scale, by_mid, by_linear);
+        by_first = by_linear;
+      }
       read_running_backward(arena, C, e, h, p, p.q, change.inner + main, rest ? here.base.inner + main : nullptr,
-                            p.k, w.erased_in, r.held_in, r.q_k, r.q_pairs, by_linear, g.q, g.k, by_in, read_inner,
+                            p.k, w.erased_in, r.held_in, r.q_k, r.q_pairs, by_first, g.q, g.k, by_in, read_inner,
                             weights.base.inner, g);
     }
     write_backward(arena, o, here.head, C, m, p, w, memory, turned, change, by_phi, by_in, by_out, g, weights, by);
     if (last) {
       axpy(S, T(1), read_inner, weights.after.inner + main);
-      axpy(S, T(1), read_outer, weights.after.outer + main);
+      if (!o.matrix) axpy(S, T(1), read_outer, weights.after.outer + main);
     }
   }
   project_backward(arena, o, here.head, C, xk, xv, p, turned, g, weights, by, dk, dv, dq);
@@ -271,10 +288,10 @@ void backward_one(const Inputs& in, const Setting<T>& o, const Plan& plan, const
   const auto outside = arena.mark();
   const int64_t S = o.e * o.h, all = o.M * S, pieces = plan.pieces(), main = (o.M - 1) * S;
   const Local<T> here = local(arena, o, plan, in, n);
-  WeightGradient<T> weights{{}, zero_pair(arena, all), zero_pair(arena, S)};
-  Pair<T> base = zero_pair(arena, all), held = take_pair(arena, all), turned = take_pair(arena, all);
+  WeightGradient<T> weights{{}, zero_pair(arena, o, o.M), zero_pair(arena, o, 1)};
+  const Pair<T> base = zero_pair(arena, o, o.M), held = take_pair(arena, o, o.M), turned = take_pair(arena, o, o.M);
   auto state = [&](const Tensor& inner, const Tensor& outer, const Pair<T>& to) {
-    turn(o, inner.data_ptr<T>() + n * all, outer.data_ptr<T>() + n * all, to, true);
+    turn(o, at(o, inner, outer, n), to, true);
   };
   state(given[2], given[1], weights.after);
   T* gate = out.gate_weight.data_ptr<T>() + n * 2 * o.e;
@@ -283,12 +300,12 @@ void backward_one(const Inputs& in, const Setting<T>& o, const Plan& plan, const
   for (int64_t i = pieces - 1; i >= 0; --i) {
     const auto inside = arena.mark();
     const int64_t start = plan.starts[i], C = plan.starts[i + 1] - start;
-    T* kept = saved.data_ptr<T>() + (n * pieces + i) * 2 * all;
+    T* kept = saved.data_ptr<T>() + (n * pieces + i) * o.layers() * all;
     const Pair<T> change{kept, kept + all};
     if (plan.old(i)) state(in.held_inner, in.held_outer, held);
     const Pair<T> memory = memories(arena, o, here.base, plan.old(i) ? held : change);
-    turn(o, memory.inner, memory.outer, turned, false);
-    weights.memory = zero_pair(arena, all);
+    turn(o, memory, turned, false);
+    weights.memory = zero_pair(arena, o, o.M);
     const T *xk = load(arena, o, plan, in.key, n, start, C), *xv = load(arena, o, plan, in.value, n, start, C),
             *xq = load(arena, o, plan, in.query, n, start, C);
     T *dy = arena.take(C * o.e), *dk = arena.take(C * o.e), *dv = arena.take(C * o.e), *dq = arena.take(C * o.e);
@@ -302,23 +319,19 @@ void backward_one(const Inputs& in, const Setting<T>& o, const Plan& plan, const
     store(o, plan, dq, out.query, n, start, C);
     if (i + 1 == pieces && plan.open()) {
       state(given[4], given[3], held);  // by the snapshot of a chunk that goes on: the change before this piece
-      add(all, held, weights.after);
+      add(o, o.M, held, weights.after);
     }
-    if (plan.rest) add(all, weights.memory, base);
+    if (plan.rest) add(o, o.M, weights.memory, base);
     if (plan.old(i))
-      turn(o, weights.memory.inner, weights.memory.outer,
-           {out.held_inner.data_ptr<T>() + n * all, out.held_outer.data_ptr<T>() + n * all}, false);
+      turn(o, weights.memory, at(o, out.held_inner, out.held_outer, n), false);
     else
-      add(all, weights.memory, weights.after);
+      add(o, o.M, weights.memory, weights.after);
     arena.release(inside);
   }
-  turn(o, weights.after.inner, weights.after.outer,
-       {out.inner.data_ptr<T>() + n * all, out.outer.data_ptr<T>() + n * all}, false);
+  turn(o, weights.after, at(o, out.inner, out.outer, n), false);
   if (plan.rest) {
-    axpy(S, T(1), weights.base.inner, base.inner + main);
-    axpy(S, T(1), weights.base.outer, base.outer + main);
-    turn(o, base.inner, base.outer,
-         {out.base_inner.data_ptr<T>() + n * all, out.base_outer.data_ptr<T>() + n * all}, false);
+    add(o, 1, weights.base, {base.inner + main, base.outer + main});
+    turn(o, base, at(o, out.base_inner, out.base_outer, n), false);
   }
   arena.release(outside);
 }
@@ -330,7 +343,7 @@ Tensors backward_typed(const Inputs& in, const Setting<T>& o, const Plan& plan, 
   const int64_t N = plan.N;
   const std::vector<int64_t> shape{N / plan.H, plan.H, o.e, plan.L};
   Gradients out{at::empty(shape, options), at::empty(shape, options), at::empty(shape, options),
-                at::empty({plan.rest ? N : 0, o.M, o.e, o.h}, options),
+                at::empty({plan.rest && !o.matrix ? N : 0, o.M, o.e, o.h}, options),
                 at::empty({plan.rest ? N : 0, o.M, o.h, o.e}, options), at::empty_like(in.outer),
                 at::empty_like(in.inner), at::zeros_like(in.outer), at::zeros_like(in.inner),
                 at::zeros({N, 2, o.e}, options), at::zeros({N, 2}, options), at::zeros({N, o.M}, options)};
@@ -347,21 +360,21 @@ Tensors backward_typed(const Inputs& in, const Setting<T>& o, const Plan& plan, 
           out.inner, out.held_outer, out.held_inner, total(out.gate_weight), total(out.gate_bias),  total(out.scale)};
 }
 
-Tensors forward(Tensors tensors, at::IntArrayRef places, bool bound, double rate_max, int64_t position, int64_t chunk,
-                bool save) {
+Tensors forward(Tensors tensors, at::IntArrayRef places, bool bound, bool gated, double rate_max, int64_t position,
+                int64_t chunk, bool save) {
   const Inputs in = inputs(tensors);
   const Plan plan = plan_of(in, position, chunk);
   return AT_DISPATCH_FLOATING_TYPES(in.key.scalar_type(), "self_modifying_forward", [&] {
-    return forward_typed<scalar_t>(in, setting_of<scalar_t>(in, places, bound, rate_max), plan, save);
+    return forward_typed<scalar_t>(in, setting_of<scalar_t>(in, places, bound, gated, rate_max), plan, save);
   });
 }
 
-Tensors backward(Tensors tensors, Tensor saved, Tensors given, at::IntArrayRef places, bool bound, double rate_max,
-                 int64_t position, int64_t chunk) {
+Tensors backward(Tensors tensors, Tensor saved, Tensors given, at::IntArrayRef places, bool bound, bool gated,
+                 double rate_max, int64_t position, int64_t chunk) {
   const Inputs in = inputs(tensors);
   const Plan plan = plan_of(in, position, chunk);
   return AT_DISPATCH_FLOATING_TYPES(in.key.scalar_type(), "self_modifying_backward", [&] {
-    return backward_typed<scalar_t>(in, setting_of<scalar_t>(in, places, bound, rate_max), plan, saved, given);
+    return backward_typed<scalar_t>(in, setting_of<scalar_t>(in, places, bound, gated, rate_max), plan, saved, given);
   });
 }
 
@@ -370,11 +383,11 @@ Tensors backward(Tensors tensors, Tensor saved, Tensors given, at::IntArrayRef p
 
 TORCH_LIBRARY(nestlearn, library) {
   library.def(
-      "self_modifying_forward(Tensor[] tensors, int[] places, bool bound, float rate_max, int position, int chunk, "
-      "bool save) -> Tensor[]");
+      "self_modifying_forward(Tensor[] tensors, int[] places, bool bound, bool gated, float rate_max, int position, "
+      "int chunk, bool save) -> Tensor[]");
   library.def(
       "self_modifying_backward(Tensor[] tensors, Tensor saved, Tensor[] given, int[] places, bool bound, "
-      "float rate_max, int position, int chunk) -> Tensor[]");
+      "bool gated, float rate_max, int position, int chunk) -> Tensor[]");
 }
 
 TORCH_LIBRARY_IMPL(nestlearn, CPU, library) {
