@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,8 @@ from tests.memory.rules import Maker, errors, leaves, outcome, replace_leaves, s
 @pytest.fixture(scope="module", autouse=True)
 def library() -> None:
     """Build it once; another run finds it."""
+    if os.environ.get(native.SWITCH) == "0":
+        pytest.skip(f"{native.SWITCH}=0")
     if not native.available():
         try:
             native.build()
