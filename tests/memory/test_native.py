@@ -26,8 +26,8 @@ def library() -> None:
     if not native.available():
         try:
             native.build()
-        except RuntimeError as error:
-            pytest.skip(f"not to be had here: {error}")
+        except native.UnavailableError as error:
+            pytest.skip(str(error))
 
 
 def make(rule: MemoryRule, **changes: Any) -> Maker:
@@ -45,7 +45,8 @@ READERS: list[dict[str, Any]] = [
     {"chunk_size": 1, "rate_max": 0.3},
     {"chunk_size": 8, "rate_max": 1.8, "adaptive": ("key", "value"), "retention": "fixed"},
     {"chunk_size": 4, "adaptive": ("rate",), "retention": "none"},
-    {"chunk_size": 8, "adaptive": ()},
+    {"chunk_size": 8, "adaptive": (), "checkpoint_chunks": 3},
+    {"chunk_size": 2, "checkpoint_chunks": 4},
 ]
 RULES = [
     MemoryRule(kind=kind, rest=rest, rate=rate, **changes)
@@ -175,14 +176,56 @@ def test_nothing_is_changed_and_a_graph_changes_nothing() -> None:
     assert all(torch.equal(a, b) for a, b in zip(tensors, before, strict=True))
 
 
-def test_strided_streams_are_read_as_they_are() -> None:
+def test_streams_are_read_where_they_are() -> None:
+    """Slices of a convolution's output, with what must not be read around them."""
     rule = MemoryRule(chunk_size=4)
     maker = make(rule)
     parameters, streams = maker.parameters(), maker.streams(6)
-    strided = Streams(*(s.transpose(1, 2).contiguous().transpose(1, 2) for s in streams))
-    assert not strided.key.is_contiguous()
-    expected, _ = chunk.self_modifying(streams, parameters, None, rule)
-    assert torch.equal(chunk.self_modifying(strided, parameters, None, rule)[0], expected)
+    expected, by_dense = outcome(chunk, parameters, streams, rule)
+    store = torch.full((2, 6, 16, 9), torch.nan, dtype=torch.float64)
+    with torch.no_grad():
+        for place, stream in enumerate(streams):
+            store[:, 2 * place : 2 * place + 2, :, 2:8] = stream.mT
+    slices = Streams(*(store[:, 2 * i : 2 * i + 2, :, 2:8].mT.requires_grad_() for i in range(3)))
+    assert slices.key.mT.stride(-1) == 1
+    assert not slices.key.mT.is_contiguous()
+    got, by_slices = outcome(chunk, parameters, slices, rule)
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+    assert all(torch.equal(by_dense[name], by_slices[name]) for name in by_dense)
+
+
+@pytest.mark.parametrize("size", [100.0, 1e4])
+def test_large_streams_stay_finite(size: float) -> None:
+    """Far out, where an exponential of single precision ends."""
+    rule = MemoryRule(chunk_size=4)
+    maker = make(rule, dtype=torch.float32)
+    parameters = maker.parameters()
+    streams = Streams(*((size * s).detach().requires_grad_() for s in maker.streams(7)))
+    expected, by_naive = outcome(naive, parameters, streams, rule)
+    got, by_native = outcome(chunk, parameters, streams, rule)
+    assert max(errors(expected, got).values()) < 1e-4
+    assert max(errors(by_naive, by_native).values()) < 1e-2
+
+
+def test_what_is_kept_for_the_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[int] = []
+    run = torch.ops.nestlearn.self_modifying_forward
+
+    def spy(*args: Any) -> Any:
+        results = run(*args)
+        kept.append(results[-1].shape[1])
+        return results
+
+    monkeypatch.setattr(torch.ops.nestlearn, "self_modifying_forward", spy)
+    for checkpoints, expected in ((0, 5), (1, 5), (2, 3), (5, 1), (64, 1)):
+        rule = MemoryRule(chunk_size=4, checkpoint_chunks=checkpoints)
+        maker = make(rule)
+        parameters, streams = maker.parameters(), maker.streams(18)
+        chunk.self_modifying(streams, parameters, None, rule)
+        assert kept.pop() == expected
+        with torch.no_grad():
+            chunk.self_modifying(streams, parameters, None, rule)
+        assert kept.pop() == 0
 
 
 CLOSED = {
@@ -206,28 +249,85 @@ def test_gates_at_their_ends_are_finite_and_as_in_the_equations(ends: tuple[floa
     assert max(errors(by_naive, by_native).values()) < 1e-3
 
 
-def test_what_it_does_not_know_is_computed_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+#: One value outside of what is known, for every field that is looked at.
+UNKNOWN: list[dict[str, Any]] = [
+    {"inner_norm": True},
+    {"main_residual": True},
+    {"objective": "l2"},
+    {"causal_reads": False},
+    {"unit_targets": False},
+    {"main_target": "generated"},
+    {"momentum": True},
+    {"rate": "one", "adaptive": ("key",)},
+    {"kind": "matrix", "gates": "channel"},
+    {"backprop_chunks": 2},
+    {"activation": "gelu"},
+    {"features": "plain"},
+    {"erase": "input"},
+    {"kind": "matrix", "erase": "none"},
+    {"adaptive": ("query",)},
+    {"projection_chunk_size": 2, "chunk_size": 4},
+]
+
+
+def test_every_field_that_is_known_has_an_unknown_value_here() -> None:
+    known = {**fused._KNOWN, **fused._KNOWN_OF["mlp"]}
+    assert set(known) - {"retention"} <= {name for changes in UNKNOWN for name in changes}
+
+
+@pytest.mark.parametrize("changes", UNKNOWN, ids=str)
+def test_what_it_does_not_know_is_computed_without_it(changes: dict[str, Any]) -> None:
+    rule = MemoryRule(**changes)
+    maker = make(rule)
+    assert not supported(maker, rule)
+    parameters, streams = maker.parameters(), maker.streams(7)
+    expected, by_naive = outcome(naive, parameters, streams, rule)
+    got, by_chunk = outcome(chunk, parameters, streams, rule)
+    assert max((errors(expected, got) | errors(by_naive, by_chunk)).values()) < 1e-9
+
+
+def test_other_widths_ages_and_the_switch(monkeypatch: pytest.MonkeyPatch) -> None:
     rule = MemoryRule()
     assert supported(make(rule), rule)
     assert not supported(make(rule, width=20), rule)
-    others: list[dict[str, Any]] = [
-        {"momentum": True},
-        {"objective": "l2"},
-        {"adaptive": ("query",)},
-        {"activation": "gelu"},
-        {"erase": "input"},
-        {"kind": "matrix", "erase": "none"},
-        {"kind": "matrix", "gates": "channel"},
-    ]
-    for changes in others:
-        other = MemoryRule(**changes)
-        assert not supported(make(other), other)
     streams, parameters = make(rule).streams(3), make(rule).parameters()
     state = initial_state(parameters, streams, rule)
     mixed = MemoryState(*state[:3], torch.tensor([0, 1]))
     assert not fused.supports(streams, mixed, parameters, rule)
     monkeypatch.setenv(native.SWITCH, "0")
     assert not supported(make(rule), rule)
+
+
+@pytest.mark.parametrize("content", [b"", b"no library"])
+def test_a_broken_library_is_left_out_with_a_warning(
+    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "broken.so"
+    path.write_bytes(content)
+    monkeypatch.setattr(native, "library", lambda: path)
+    monkeypatch.setattr(native, "_registered", lambda: False)
+    native._load.cache_clear()
+    try:
+        with pytest.warns(RuntimeWarning, match="left out"):
+            assert not native.available()
+        assert not native.available()  # said once
+    finally:
+        monkeypatch.undo()
+        native._load.cache_clear()
+    assert native.available()
+
+
+def test_wrong_shapes_are_refused_where_the_pointers_begin() -> None:
+    rule = MemoryRule(chunk_size=4)
+    maker = make(rule)
+    parameters, streams = maker.parameters(), maker.streams(5)
+    for wrong in (
+        parameters._replace(write_scale=parameters.write_scale[:2]),
+        parameters._replace(gate_weight=parameters.gate_weight[:1]),
+        parameters._replace(weights=(parameters.weights[0][:1], parameters.weights[1])),
+    ):
+        with pytest.raises(RuntimeError, match="self_modifying"):
+            chunk.self_modifying(streams, wrong, initial_state(parameters, streams, rule), rule)
 
 
 def test_denormal_numbers_of_other_code_are_left_alone() -> None:

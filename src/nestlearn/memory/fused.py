@@ -1,7 +1,7 @@
 """Self-modifying Titans in one compiled function: the twin of :mod:`nestlearn.memory.chunk` on processors.
 
-The same equations for the rules that Hope uses by default. Only the state at every chunk's start is kept for
-the backward pass.
+The same equations for the rules that Hope uses by default. Only states at chunks' starts are kept for the
+backward pass, every one or every ``rule.checkpoint_chunks``-th.
 """
 
 from __future__ import annotations
@@ -43,11 +43,10 @@ _KNOWN_OF: dict[str, dict[str, tuple[object, ...]]] = {
 
 
 class _Memories(Function):
-    """Reads and states of :func:`run`; the first argument is what is not a tensor."""
+    """Reads and states of :func:`run`; the first two arguments are what is no tensor."""
 
     @staticmethod
-    def forward(ctx: Any, settings: tuple[Any, ...], *tensors: Tensor) -> tuple[Tensor, ...]:
-        keep = any(ctx.needs_input_grad)
+    def forward(ctx: Any, settings: tuple[Any, ...], keep: bool, *tensors: Tensor) -> tuple[Tensor, ...]:
         *results, saved = torch.ops.nestlearn.self_modifying_forward(tensors, *settings, keep)
         ctx.settings = settings
         ctx.save_for_backward(saved, *tensors)
@@ -59,7 +58,7 @@ class _Memories(Function):
         saved, *tensors = ctx.saved_tensors
         given = [gradient.contiguous() for gradient in gradients]
         by = torch.ops.nestlearn.self_modifying_backward(tensors, saved, given, *ctx.settings)
-        return (None, *by)
+        return (None, None, *by)
 
 
 def supports(streams: Streams, state: MemoryState, parameters: MemoryParameters, rule: MemoryRule) -> bool:
@@ -77,6 +76,7 @@ def supports(streams: Streams, state: MemoryState, parameters: MemoryParameters,
         streams.key.device.type == "cpu"
         and not torch.compiler.is_compiling()
         and all(getattr(rule, name) in known for name, known in (_KNOWN | _KNOWN_OF[rule.kind]).items())
+        and parameters.norm is None
         and "query" not in rule.adaptive
         and rule.chunk_sizes[0] == rule.chunk_sizes[1]
         and len(set(ages)) == 1
@@ -124,9 +124,12 @@ def run(
         rule.rate_max,
         position,
         rule.chunk_size,
+        max(1, rule.checkpoint_chunks),
     )
+    # Known here only: inside of a function there is never a graph.
+    keep = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
     with torch.autocast(streams.key.device.type, enabled=False):
-        y, *states = _Memories.apply(settings, *tensors)  # type: ignore[no-untyped-call]
+        y, *states = _Memories.apply(settings, keep, *tensors)  # type: ignore[no-untyped-call]
     y = y.transpose(1, 2).to(streams.key.dtype)
     after, before = (
         [w.unflatten(0, (batch, heads)) for w in pair if w.numel()] for pair in (states[:2], states[2:])

@@ -10,9 +10,12 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
+import warnings
 from functools import cache
 from pathlib import Path
 
@@ -37,6 +40,10 @@ _FLAGS = (
 )
 
 
+class UnavailableError(RuntimeError):
+    """This machine cannot build the library."""
+
+
 def _processor() -> str:
     """What ``-march=native`` depends on."""
     try:
@@ -50,53 +57,96 @@ def _processor() -> str:
 @cache
 def library() -> Path:
     """Where the library of these sources, this PyTorch and this processor is or will be."""
-    parts = [torch.__version__, _processor(), *_FLAGS]
+    parts = [torch.__version__, str(torch.version.git_version), _processor(), *_FLAGS]
     parts += [(_SOURCES / name).read_text(encoding="utf-8") for name in _NAMES]
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(home) / "nestlearn" / f"memories-{key}.so"
+    home = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not home.is_absolute():  # the standard says that a relative one does not count
+        home = Path.home() / ".cache"
+    return home / "nestlearn" / f"memories-{key}.so"
 
 
-def build() -> Path:
-    """Compile the library, which takes half a minute; later processes find it.
+def build(*, force: bool = False) -> Path:
+    """Compile the library, which takes half a minute; later calls and processes find it.
+
+    Args:
+        force: Compile again where there is one already.
 
     Returns:
         The library's path.
 
     Raises:
-        RuntimeError: If the system is not Linux, there is no C++ compiler, or the compiler refuses.
+        UnavailableError: If the system is not Linux or there is no C++ compiler.
+        RuntimeError: If the compiler refuses, with its last words.
     """
     if sys.platform != "linux":
-        raise RuntimeError(f"the compiled memories are for Linux, this is {sys.platform}: all works without")
-    compiler = shutil.which(os.environ.get("CXX", "c++"))
-    if compiler is None:
-        raise RuntimeError("no C++ compiler (c++, or the one in CXX): install g++; all works without, slower")
+        raise UnavailableError(
+            f"the compiled memories are for Linux, this is {sys.platform}: all works without"
+        )
     target = library()
-    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists() and not force:
+        return target
+    compiler = shlex.split(os.environ.get("CXX", "c++")) or ["c++"]
+    if shutil.which(compiler[0]) is None:
+        raise UnavailableError(
+            f"no C++ compiler ({compiler[0]}): install g++ or name one in CXX; all works without, slower"
+        )
+    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     # Under a name of its own until it is complete: another process may be building or loading.
-    part = target.with_suffix(f".{os.getpid()}.part")
-    package = Path(torch.__file__).parent
-    command = [compiler, *_FLAGS, str(_SOURCES / "layer.cpp"), "-o", str(part)]
-    command += [f"-I{package / 'include'}", f"-I{package / 'include/torch/csrc/api/include'}"]
-    command += [f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"]
-    command += [f"-L{package / 'lib'}", "-ltorch", "-ltorch_cpu", "-lc10"]
+    handle, part = tempfile.mkstemp(suffix=".part", dir=target.parent)
+    os.close(handle)
     try:
+        command = [*compiler, *_FLAGS, str(_SOURCES / "layer.cpp"), "-o", part, *_torch()]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise RuntimeError(f"{compiler} failed: {done.stderr.strip()[-2000:]}")
-        part.replace(target)
+            raise RuntimeError(f"{shlex.join(compiler)} failed: {done.stderr.strip()[-2000:]}")
+        Path(part).replace(target)
     finally:
-        part.unlink(missing_ok=True)
+        Path(part).unlink(missing_ok=True)
     _load.cache_clear()
     return target
 
 
+def _torch() -> list[str]:
+    """What the compiler needs to know about this PyTorch, its own OpenMP first."""
+    package = Path(torch.__file__).parent
+    places = (package / "lib", package.parent / "torch.libs")
+    openmp = [str(path) for place in places for path in sorted(place.glob("libgomp*.so*"))]
+    return [
+        f"-I{package / 'include'}",
+        f"-I{package / 'include/torch/csrc/api/include'}",
+        f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}",
+        "-Wl,--as-needed",
+        *openmp[:1],
+        f"-L{package / 'lib'}",
+        "-ltorch_cpu",
+        "-lc10",
+    ]
+
+
+def _registered() -> bool:
+    return hasattr(torch.ops.nestlearn, "self_modifying_forward")
+
+
 @cache
 def _load() -> bool:
-    if not library().exists():
+    """Load the library if there is one; what is in the way is said once and changes nothing else."""
+    try:
+        path = library()
+        if not path.exists():
+            return False
+        status = path.stat()
+        if status.st_uid not in {0, os.geteuid()} or status.st_mode & 0o022:
+            raise OSError(f"{path} can be written by others")
+        if not _registered():
+            torch.ops.load_library(str(path))
+    except (OSError, RuntimeError) as error:
+        warnings.warn(
+            f"the compiled memories are left out: {error}; `nestlearn native --force` builds them anew",
+            RuntimeWarning,
+            stacklevel=2,
+        )
         return False
-    if not hasattr(torch.ops.nestlearn, "self_modifying_forward"):
-        torch.ops.load_library(str(library()))
     return True
 
 
@@ -105,4 +155,4 @@ def available() -> bool:
     return os.environ.get(SWITCH, "1") != "0" and _load()
 
 
-__all__ = ["SWITCH", "available", "build", "library"]
+__all__ = ["SWITCH", "UnavailableError", "available", "build", "library"]

@@ -1,7 +1,7 @@
-// All chunks of a self-modifying layer with MLP memories, forward and backward, for every sample and head.
+// All chunks of a self-modifying layer, forward and backward, for every sample and head.
 //
 // A sample and head is one task: its weights and tiles stay in a core's cache from chunk to chunk. Only the
-// change at every chunk's start is kept for the backward pass; the rest is computed again.
+// change at the start of every chunk, or of every few, is kept for the backward pass; the rest is computed again.
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
@@ -30,8 +30,38 @@ Inputs inputs(const Tensors& t) {
   return {t[0], t[1], t[2], t[3], t[4], t[5], t[6], t[7], t[8], t[9], t[10], t[11]};
 }
 
+//! Refuse what the pointers below could not read: these are checked once more, whoever calls.
+void check(const Inputs& in) {
+  TORCH_CHECK(in.key.dim() == 4 && in.inner.dim() == 4 && in.scale.dim() == 2, "self_modifying: wrong dimensions");
+  const int64_t B = in.key.size(0), H = in.key.size(1), e = in.key.size(2), L = in.key.size(3);
+  const int64_t M = in.inner.size(1), h = in.inner.size(2);
+  auto is = [&](const Tensor& x, std::initializer_list<int64_t> shape, const char* name) {
+    TORCH_CHECK(x.sizes() == at::IntArrayRef(shape) && x.is_contiguous() && x.scalar_type() == in.key.scalar_type(),
+                "self_modifying: ", name, " is ", x.sizes(), " of ", x.scalar_type(), ", needs ",
+                at::IntArrayRef(shape), " of ", in.key.scalar_type(), ", contiguous");
+  };
+  for (const Tensor* stream : {&in.key, &in.value, &in.query})
+    TORCH_CHECK(stream->sizes() == in.key.sizes() && stream->scalar_type() == in.key.scalar_type() &&
+                    (stream->stride(3) == 1 || L == 1) && L > 0,
+                "self_modifying: a stream is ", stream->sizes(), ", needs ", in.key.sizes(), ", tokens side by side");
+  TORCH_CHECK(e % kPad == 0 && h % kPad == 0, "self_modifying: widths ", e, " and ", h, " are no multiples of ", kPad);
+  is(in.inner, {B * H, M, h, e}, "inner");
+  is(in.held_inner, {B * H, M, h, e}, "inner snapshot");
+  if (in.base_inner.numel() > 0) is(in.base_inner, {M, H, h, e}, "inner initial state");
+  if (in.outer.numel() > 0) {
+    is(in.outer, {B * H, M, e, h}, "outer");
+    is(in.held_outer, {B * H, M, e, h}, "outer snapshot");
+    if (in.base_inner.numel() > 0) is(in.base_outer, {M, H, e, h}, "outer initial state");
+  } else {
+    TORCH_CHECK(e == h, "self_modifying: matrix memories are square");
+  }
+  is(in.gate_weight, {2, H, e}, "gate weight");
+  is(in.gate_bias, {2, H}, "gate bias");
+  is(in.scale, {M, H}, "write scale");
+}
+
 struct Plan {
-  int64_t N, L, H, position, chunk;
+  int64_t N, L, H, position, chunk, every;
   std::vector<int64_t> starts;  // of every piece, and the end
   bool rest;
   //! Whether a piece begins with a snapshot that is older than the running weights.
@@ -39,10 +69,13 @@ struct Plan {
   //! Whether the call ends within a chunk that it began.
   bool open() const { return (position + L) % chunk != 0 && !old(pieces() - 1); }
   size_t pieces() const { return starts.size() - 1; }
+  //! States that are kept for the backward pass.
+  int64_t kept() const { return (pieces() + every - 1) / every; }
 };
 
-Plan plan_of(const Inputs& in, int64_t position, int64_t chunk) {
-  Plan plan{in.inner.size(0), in.key.size(3), in.scale.size(1), position, chunk, {0}, in.base_inner.numel() > 0};
+Plan plan_of(const Inputs& in, int64_t position, int64_t chunk, int64_t every) {
+  Plan plan{in.inner.size(0), in.key.size(3),          in.scale.size(1), position, chunk, every,
+            {0},              in.base_inner.numel() > 0};
   int64_t end = std::min(plan.L, chunk - position);
   for (; plan.starts.back() < plan.L; end = std::min(plan.L, end + chunk)) plan.starts.push_back(end);
   return plan;
@@ -193,10 +226,11 @@ Tensors forward_typed(const Inputs& in, const Setting<T>& o, const Plan& plan, b
   const bool open = plan.open();
   Tensor held_outer = open ? at::empty_like(outer) : at::empty({0}, outer.options());
   Tensor held_inner = open ? at::empty_like(inner) : at::empty({0}, inner.options());
-  Tensor saved = at::empty({plan.N, save ? pieces : 0, o.layers() * all}, in.key.options());
+  Tensor saved = at::empty({plan.N, save ? plan.kept() : 0, o.layers() * all}, in.key.options());
   at::parallel_for(0, plan.N, 1, [&](int64_t begin, int64_t end) {
     FlushDenormals flush;
     Arena<T>& arena = arena_of_thread<T>();
+    arena.reset();
     for (int64_t n = begin; n < end; ++n) {
       const auto outside = arena.mark();
       const Local<T> here = local(arena, o, plan, in, n);
@@ -207,8 +241,8 @@ Tensors forward_typed(const Inputs& in, const Setting<T>& o, const Plan& plan, b
       for (int64_t i = 0; i < pieces; ++i) {
         const auto inside = arena.mark();
         const int64_t start = plan.starts[i], C = plan.starts[i + 1] - start;
-        if (save) {
-          T* kept = saved.data_ptr<T>() + (n * pieces + i) * o.layers() * all;
+        if (save && i % plan.every == 0) {
+          T* kept = saved.data_ptr<T>() + (n * plan.kept() + i / plan.every) * o.layers() * all;
           copy(o, o.M, change, {kept, kept + all});
         }
         if (open && i + 1 == pieces)
@@ -281,6 +315,32 @@ struct Gradients {
       scale;
 };
 
+//! The changes at the start of the pieces of one segment, from the one that was kept.
+template <typename T>
+std::vector<Pair<T>> states(Arena<T>& arena, const Setting<T>& o, const Plan& plan, const Local<T>& here,
+                            const Inputs& in, const Tensor& saved, int64_t n, int64_t first, int64_t last) {
+  const int64_t all = o.M * o.e * o.h;
+  T* kept = saved.data_ptr<T>() + (n * plan.kept() + first / plan.every) * o.layers() * all;
+  std::vector<Pair<T>> found{{kept, kept + all}};
+  for (int64_t i = first + 1; i < last; ++i) found.push_back(take_pair(arena, o, o.M));
+  for (int64_t i = first; i + 1 < last; ++i) {
+    const auto mark = arena.mark();
+    const int64_t start = plan.starts[i], C = plan.starts[i + 1] - start;
+    const Pair<T>& change = found[i - first];
+    Pair<T> held = change;
+    if (plan.old(i)) {
+      held = take_pair(arena, o, o.M);
+      turn(o, at(o, in.held_inner, in.held_outer, n), held, true);
+    }
+    const Pair<T> memory = memories(arena, o, here.base, held);
+    const T *xk = load(arena, o, plan, in.key, n, start, C), *xv = load(arena, o, plan, in.value, n, start, C),
+            *xq = load(arena, o, plan, in.query, n, start, C);
+    forward_piece(arena, o, here, C, xk, xv, xq, memory, change, found[i - first + 1], arena.take(C * o.e));
+    arena.release(mark);
+  }
+  return found;
+}
+
 template <typename T>
 void backward_one(const Inputs& in, const Setting<T>& o, const Plan& plan, const Tensor& saved, const Tensors& given,
                   Gradients& out, int64_t n) {
@@ -297,36 +357,41 @@ void backward_one(const Inputs& in, const Setting<T>& o, const Plan& plan, const
   T* gate = out.gate_weight.data_ptr<T>() + n * 2 * o.e;
   T* bias = out.gate_bias.data_ptr<T>() + n * 2;
   HeadGradient<T> by{gate, gate + o.e, bias, bias + 1, out.scale.data_ptr<T>() + n * o.M};
-  for (int64_t i = pieces - 1; i >= 0; --i) {
-    const auto inside = arena.mark();
-    const int64_t start = plan.starts[i], C = plan.starts[i + 1] - start;
-    T* kept = saved.data_ptr<T>() + (n * pieces + i) * o.layers() * all;
-    const Pair<T> change{kept, kept + all};
-    if (plan.old(i)) state(in.held_inner, in.held_outer, held);
-    const Pair<T> memory = memories(arena, o, here.base, plan.old(i) ? held : change);
-    turn(o, memory, turned, false);
-    weights.memory = zero_pair(arena, o, o.M);
-    const T *xk = load(arena, o, plan, in.key, n, start, C), *xv = load(arena, o, plan, in.value, n, start, C),
-            *xq = load(arena, o, plan, in.query, n, start, C);
-    T *dy = arena.take(C * o.e), *dk = arena.take(C * o.e), *dv = arena.take(C * o.e), *dq = arena.take(C * o.e);
-    for (int64_t t = 0; t < C; ++t) {
-      const T* from = reads_at(given[0], o, plan, n, start + t);
-      std::copy(from, from + o.e, dy + t * o.e);
+  for (int64_t first = (plan.kept() - 1) * plan.every; first >= 0; first -= plan.every) {
+    const int64_t last = std::min(first + plan.every, pieces);
+    const auto segment = arena.mark();
+    const auto changes = states(arena, o, plan, here, in, saved, n, first, last);
+    for (int64_t i = last - 1; i >= first; --i) {
+      const auto inside = arena.mark();
+      const int64_t start = plan.starts[i], C = plan.starts[i + 1] - start;
+      const Pair<T>& change = changes[i - first];
+      if (plan.old(i)) state(in.held_inner, in.held_outer, held);
+      const Pair<T> memory = memories(arena, o, here.base, plan.old(i) ? held : change);
+      turn(o, memory, turned, false);
+      weights.memory = zero_pair(arena, o, o.M);
+      const T *xk = load(arena, o, plan, in.key, n, start, C), *xv = load(arena, o, plan, in.value, n, start, C),
+              *xq = load(arena, o, plan, in.query, n, start, C);
+      T *dy = arena.take(C * o.e), *dk = arena.take(C * o.e), *dv = arena.take(C * o.e), *dq = arena.take(C * o.e);
+      for (int64_t t = 0; t < C; ++t) {
+        const T* from = reads_at(given[0], o, plan, n, start + t);
+        std::copy(from, from + o.e, dy + t * o.e);
+      }
+      backward_piece(arena, o, here, C, xk, xv, xq, memory, turned, change, dy, weights, by, dk, dv, dq);
+      store(o, plan, dk, out.key, n, start, C);
+      store(o, plan, dv, out.value, n, start, C);
+      store(o, plan, dq, out.query, n, start, C);
+      if (i + 1 == pieces && plan.open()) {
+        state(given[4], given[3], held);  // by the snapshot of a chunk that goes on: the change before this piece
+        add(o, o.M, held, weights.after);
+      }
+      if (plan.rest) add(o, o.M, weights.memory, base);
+      if (plan.old(i))
+        turn(o, weights.memory, at(o, out.held_inner, out.held_outer, n), false);
+      else
+        add(o, o.M, weights.memory, weights.after);
+      arena.release(inside);
     }
-    backward_piece(arena, o, here, C, xk, xv, xq, memory, turned, change, dy, weights, by, dk, dv, dq);
-    store(o, plan, dk, out.key, n, start, C);
-    store(o, plan, dv, out.value, n, start, C);
-    store(o, plan, dq, out.query, n, start, C);
-    if (i + 1 == pieces && plan.open()) {
-      state(given[4], given[3], held);  // by the snapshot of a chunk that goes on: the change before this piece
-      add(o, o.M, held, weights.after);
-    }
-    if (plan.rest) add(o, o.M, weights.memory, base);
-    if (plan.old(i))
-      turn(o, weights.memory, at(o, out.held_inner, out.held_outer, n), false);
-    else
-      add(o, o.M, weights.memory, weights.after);
-    arena.release(inside);
+    arena.release(segment);
   }
   turn(o, weights.after, at(o, out.inner, out.outer, n), false);
   if (plan.rest) {
@@ -349,6 +414,7 @@ Tensors backward_typed(const Inputs& in, const Setting<T>& o, const Plan& plan, 
                 at::zeros({N, 2, o.e}, options), at::zeros({N, 2}, options), at::zeros({N, o.M}, options)};
   at::parallel_for(0, N, 1, [&](int64_t begin, int64_t end) {
     FlushDenormals flush;
+    arena_of_thread<T>().reset();
     for (int64_t n = begin; n < end; ++n) backward_one(in, o, plan, saved, given, out, n);
   });
   // Samples of one head share its parameters.
@@ -361,18 +427,22 @@ Tensors backward_typed(const Inputs& in, const Setting<T>& o, const Plan& plan, 
 }
 
 Tensors forward(Tensors tensors, at::IntArrayRef places, bool bound, bool gated, double rate_max, int64_t position,
-                int64_t chunk, bool save) {
+                int64_t chunk, int64_t every, bool save) {
   const Inputs in = inputs(tensors);
-  const Plan plan = plan_of(in, position, chunk);
+  check(in);
+  const Plan plan = plan_of(in, position, chunk, every);
   return AT_DISPATCH_FLOATING_TYPES(in.key.scalar_type(), "self_modifying_forward", [&] {
     return forward_typed<scalar_t>(in, setting_of<scalar_t>(in, places, bound, gated, rate_max), plan, save);
   });
 }
 
 Tensors backward(Tensors tensors, Tensor saved, Tensors given, at::IntArrayRef places, bool bound, bool gated,
-                 double rate_max, int64_t position, int64_t chunk) {
+                 double rate_max, int64_t position, int64_t chunk, int64_t every) {
   const Inputs in = inputs(tensors);
-  const Plan plan = plan_of(in, position, chunk);
+  check(in);
+  const Plan plan = plan_of(in, position, chunk, every);
+  for (const Tensor& x : given) TORCH_CHECK(x.is_contiguous() && x.scalar_type() == in.key.scalar_type(), "layout");
+  TORCH_CHECK(given.size() == 5 && saved.is_contiguous() && saved.size(1) == plan.kept(), "self_modifying: gradients");
   return AT_DISPATCH_FLOATING_TYPES(in.key.scalar_type(), "self_modifying_backward", [&] {
     return backward_typed<scalar_t>(in, setting_of<scalar_t>(in, places, bound, gated, rate_max), plan, saved, given);
   });
@@ -384,10 +454,10 @@ Tensors backward(Tensors tensors, Tensor saved, Tensors given, at::IntArrayRef p
 TORCH_LIBRARY(nestlearn, library) {
   library.def(
       "self_modifying_forward(Tensor[] tensors, int[] places, bool bound, bool gated, float rate_max, int position, "
-      "int chunk, bool save) -> Tensor[]");
+      "int chunk, int every, bool save) -> Tensor[]");
   library.def(
       "self_modifying_backward(Tensor[] tensors, Tensor saved, Tensor[] given, int[] places, bool bound, "
-      "bool gated, float rate_max, int position, int chunk) -> Tensor[]");
+      "bool gated, float rate_max, int position, int chunk, int every) -> Tensor[]");
 }
 
 TORCH_LIBRARY_IMPL(nestlearn, CPU, library) {

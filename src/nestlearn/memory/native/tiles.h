@@ -71,6 +71,8 @@ class Arena {
     used_ += size;
     return start;
   }
+  //! Forget what an interrupted call has left.
+  void reset() { release({0, 0}); }
   struct Mark {
     size_t block;
     int64_t used;
@@ -159,7 +161,7 @@ inline void tn(int64_t m, int64_t n, int64_t k, const T* A, int64_t lda, const T
   product<T>(m, n, k, A, 1, lda, B, n, C, n, add);
 }
 
-//! C[m, n] (+)= A B for pairs of tokens `A[m, P]`, of which only entries on and below the diagonal are read.
+//! C[m, n] (+)= A B for pairs of tokens `A[m, P]`, whose entries above the diagonal are zero.
 template <typename T>
 inline void causal(int64_t m, int64_t n, const T* A, const T* B, T* C, bool add) {
   product<T, Shape::lower>(m, n, m, A, padded(m), 1, B, n, C, n, add);
@@ -266,7 +268,7 @@ void unit(int64_t rows, int64_t n, const T* x, T* y, T* scale) {
   }
 }
 
-//! Gradient by x of `y = unit(x)`, in place of `d` or added to `to`.
+//! Gradient by x of `y = unit(x)`; `to` may be `d`.
 template <typename T>
 void unit_backward(int64_t rows, int64_t n, const T* y, const T* scale, const T* d, T* to) {
   for (int64_t t = 0; t < rows; ++t) {
@@ -278,7 +280,7 @@ void unit_backward(int64_t rows, int64_t n, const T* y, const T* scale, const T*
   }
 }
 
-//! 1 / x for x in [1, 1e38): three Newton steps from the exponent's mirror image; a division is five times slower.
+//! 1 / x for x in [1, 1e38]: three Newton steps from the exponent's mirror image; a division is five times slower.
 inline float reciprocal(float x) {
   int32_t bits;
   std::memcpy(&bits, &x, 4);
@@ -289,12 +291,10 @@ inline float reciprocal(float x) {
   y *= 2.0f - x * y;
   return y + y * (1.0f - x * y);
 }
-inline double reciprocal(double x) { return 1.0 / x; }
 
-template <typename T>
-inline T sigmoid(T x) {
-  return reciprocal(T(1) + exponential(-x));
-}
+//! Zero where the exponential would leave the reciprocal's range; NaN stays NaN.
+inline float sigmoid(float x) { return x < -87.0f ? 0.0f : reciprocal(1.0f + exponential(-x)); }
+inline double sigmoid(double x) { return 1.0 / (1.0 + std::exp(-x)); }
 
 //! phi = s / sqrt(1 + |s|^2) of `s = silu(a)` for every row; `scale` is the inverse root, `sigma` sigmoid(a).
 template <typename T>
