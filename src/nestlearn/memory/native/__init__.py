@@ -24,7 +24,6 @@ import torch
 #: Set to 0 to compute without the library.
 SWITCH = "NESTLEARN_NATIVE"
 _SOURCES = Path(__file__).parent
-_NAMES = ("layer.cpp", "chunk_backward.h", "chunk.h", "tiles.h")
 #: No flag here changes how other code of the process computes, as `-ffast-math` would.
 _FLAGS = (
     "-O3",
@@ -58,7 +57,7 @@ def _processor() -> str:
 def library() -> Path:
     """Where the library of these sources, this PyTorch and this processor is or will be."""
     parts = [torch.__version__, str(torch.version.git_version), _processor(), *_FLAGS]
-    parts += [(_SOURCES / name).read_text(encoding="utf-8") for name in _NAMES]
+    parts += [path.read_text(encoding="utf-8") for path in sorted(_SOURCES.glob("*.[ch]*"))]
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
     home = Path(os.environ.get("XDG_CACHE_HOME", ""))
     if not home.is_absolute():  # the standard says that a relative one does not count

@@ -4,7 +4,11 @@
 // weight is a plain product. Letters: C tokens of the piece, P tokens padded, e and h widths, M memories.
 #pragma once
 
-#include "tiles.h"
+#include <vector>
+
+#include "arena.h"
+#include "functions.h"
+#include "products.h"
 
 namespace nest {
 
