@@ -9,7 +9,6 @@
 
 namespace nest {
 
-
 using at::Tensor;
 using Tensors = std::vector<Tensor>;
 
