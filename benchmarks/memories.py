@@ -75,7 +75,7 @@ def machine(rounds: int = 50) -> dict[str, float]:
     """Operations a second of a batched product of 80 tiles, and bytes a second of one product by elements."""
     x, y = torch.randn(2, 80, WIDTH, WIDTH)
 
-    def fastest(function: Callable[[], Any]) -> float:
+    def median(function: Callable[[], Any]) -> float:
         times = []
         for _ in range(rounds):
             started = time.perf_counter()
@@ -84,8 +84,8 @@ def machine(rounds: int = 50) -> dict[str, float]:
         return statistics.median(times)
 
     return {
-        "operations": 2 * 80 * WIDTH**3 / fastest(lambda: x @ y),
-        "bytes": 3 * x.numel() * 4 / fastest(lambda: x * y),
+        "operations": 2 * 80 * WIDTH**3 / median(lambda: x @ y),
+        "bytes": 3 * x.numel() * 4 / median(lambda: x * y),
     }
 
 

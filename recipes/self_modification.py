@@ -30,7 +30,7 @@ from nestlearn.streams.synthetic import (
 from recipes._plan import Suite
 from recipes._runs import Problem
 from recipes._suite import command
-from recipes.functional import FROZEN, GRIDS, TOKENS, TRACKING, TRACKING_TOKENS
+from recipes.functional import FROZEN, GRIDS, STEPS, TOKENS, TRACKING, TRACKING_TOKENS
 from recipes.functional import MIXERS as ALL_MIXERS
 
 MIXERS: Mapping[str, Mapping[str, Any]] = {
@@ -41,7 +41,7 @@ MIXERS: Mapping[str, Mapping[str, Any]] = {
     **{name: ALL_MIXERS[name] for name in ("titans", "gated_delta", "attention")},
 }
 
-STEPS, PERMUTATION_STEPS = 640, 300
+PERMUTATION_STEPS = 300
 
 
 def gap(fillers: int) -> MultiQueryRecall:

@@ -71,7 +71,7 @@ def supports(streams: Streams, state: MemoryState, parameters: MemoryParameters,
         rule: How the memories are written.
     """
     ages = state.position.tolist()
-    sizes = (*parameters.weights[0].shape[-2:], *streams.key.shape[2:])
+    widths = parameters.weights[0].shape[-2:]
     return (
         streams.key.device.type == "cpu"
         and not torch.compiler.is_compiling()
@@ -80,8 +80,8 @@ def supports(streams: Streams, state: MemoryState, parameters: MemoryParameters,
         and "query" not in rule.adaptive
         and rule.chunk_sizes[0] == rule.chunk_sizes[1]
         and len(set(ages)) == 1
-        and sizes[2] > 0
-        and not any(size % _LANES for size in (sizes[0], sizes[1]))
+        and streams.key.shape[2] > 0
+        and not any(width % _LANES for width in widths)
         and native.available()
     )
 
@@ -89,7 +89,9 @@ def supports(streams: Streams, state: MemoryState, parameters: MemoryParameters,
 def run(
     streams: Streams, parameters: MemoryParameters, state: MemoryState, rule: MemoryRule
 ) -> tuple[Tensor, MemoryState]:
-    """Reads ``[B, H, T, e]`` and the state after the last token, as :func:`nestlearn.memory.self_modifying`.
+    """Reads ``[B, H, T, e]`` and the state after the last token (Eq. 83 to 93).
+
+    The same as :func:`nestlearn.memory.chunk.self_modifying`, which calls this where it can.
 
     Args:
         streams: Inputs of the memories, each ``[B, H, T, e]``.
@@ -134,12 +136,10 @@ def run(
     after, before = (
         [w.unflatten(0, (batch, heads)) for w in pair if w.numel()] for pair in (states[:2], states[2:])
     )
-    running_after = tuple(after)
-    if (position + length) % rule.chunk_size == 0:
-        snapshot = running_after
-    else:
-        snapshot = tuple(before) or state.snapshot
-    return y, MemoryState(running_after, snapshot, (), advance(state.position, length, rule))
+    written = tuple(after)
+    boundary = (position + length) % rule.chunk_size == 0
+    snapshot = written if boundary else tuple(before) or state.snapshot
+    return y, MemoryState(written, snapshot, (), advance(state.position, length, rule))
 
 
 def _gates(parameters: MemoryParameters, rule: MemoryRule) -> tuple[Tensor, Tensor]:
