@@ -5,7 +5,8 @@
 
 One thread, float32, forward and backward without an optimizer. Every contestant has a process of its own per
 length; they take turns, so that a change of the machine's speed meets all of them. The first step of a
-process gives the peak of memory; it counts as warm-up. Speeds are medians over the rounds in tokens per
+process gives the peak of memory; it counts as warm-up. Freed memory stays with the process, in large pages
+(``peers_run.KEEP``, which anyone may set). Speeds are medians over the rounds in tokens per
 CPU-second, ratios medians over the rounds of the ratio in one round. What is missing, too slow or too big is
 left out, with the reason in the result.
 """
