@@ -203,7 +203,8 @@ def _first(plan: Plan, name: str, length: int, worker: Remote) -> Row:
 
 def _crowded(rows: list[Row]) -> bool:
     """Whether the contestants of a length cannot all keep their memory between their turns."""
-    return sum(row.get("peak_bytes", 0) for row in rows) * HOLES > available_bytes()
+    needed: float = sum(row.get("peak_bytes", 0) for row in rows) * HOLES
+    return needed > available_bytes()
 
 
 def _turn(plan: Plan, row: Row, worker: Remote, crowded: bool) -> None:
