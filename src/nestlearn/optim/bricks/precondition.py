@@ -1,0 +1,74 @@
+"""Values: what a gradient stands for once its size elsewhere is known (Eq. 38, 101 to 111)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nestlearn.optim.bricks.lists import Tensors, add_
+
+
+def divided_by_root(values: Tensors, squares: Tensors, eps: float, weights: Tensors | None = None) -> Tensors:
+    """``value / (sqrt(squares / weight) + eps)``: the diagonal closed form (Eq. 105).
+
+    Args:
+        values: What to divide.
+        squares: Sums or averages of squared gradients.
+        eps: Added to the root.
+        weights: Total weights of the averages, scalars; None for sums.
+    """
+    roots = list(torch._foreach_sqrt(squares))
+    if weights is not None:
+        torch._foreach_div_(roots, list(torch._foreach_sqrt(weights)))
+    torch._foreach_add_(roots, eps)
+    return list(torch._foreach_div(values, roots))
+
+
+def shifted_roots(squares: Tensors, eps: float, weights: Tensors) -> Tensors:
+    """``sqrt(squares) + eps sqrt(weight)``: the divisor of :func:`divided_by_root` up to a factor."""
+    roots = list(torch._foreach_sqrt(squares))
+    for root, weight in zip(roots, weights, strict=True):
+        root.add_(eps * weight.sqrt())
+    return roots
+
+
+def write_factors_(left: Tensor, right: Tensor, gradient: Tensor, decay: float) -> None:
+    """Averages of ``g gᵀ`` and ``gᵀ g``, the Kronecker factors of Eq. 106's outer product.
+
+    Args:
+        left: ``[out, out]``, overwritten. A factor of shape ``[0, 0]`` is left out.
+        right: ``[in, in]``, overwritten.
+        gradient: ``[out, in]``.
+        decay: Decay of the averages.
+    """
+    for factor, rows in ((left, gradient), (right, gradient.mT)):
+        if factor.numel():
+            add_([factor.mul_(decay)], [rows @ rows.mT], 1 - decay)
+
+
+def inverse_root(factor: Tensor, power: float, eps: float) -> Tensor:
+    """``factor ** -power`` of a symmetric positive matrix, by its eigenvectors.
+
+    Args:
+        factor: ``[n, n]``.
+        power: For example 1/4.
+        eps: Added to the eigenvalues, in units of the largest.
+
+    Returns:
+        Like ``factor``; the unit matrix if that is zero.
+    """
+    wide = factor.to(torch.promote_types(factor.dtype, torch.float32))
+    values, vectors = torch.linalg.eigh(wide)
+    largest = values[-1:]
+    largest = torch.where(largest > 0, largest, torch.ones_like(largest))
+    roots = (values.clamp(min=0) / largest + eps).pow(-power) * largest.pow(-power)
+    roots = torch.where(values[-1:] > 0, roots, torch.ones_like(roots))
+    root: Tensor = (vectors * roots) @ vectors.mT
+    return root.to(factor.dtype)
+
+
+def between(value: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """``left value right``; a side of shape ``[0, 0]`` is the unit matrix."""
+    if left.numel():
+        value = left @ value
+    return value @ right if right.numel() else value

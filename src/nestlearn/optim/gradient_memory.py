@@ -1,0 +1,291 @@
+"""What all optimizers here share: an ordinary ``torch.optim.Optimizer`` around a memory of gradients."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypedDict
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.optimizer import ParamsT
+
+from nestlearn.optim.bricks.lists import Tensors, add_, added, scale_
+from nestlearn.optim.hyperparameters import RATE, SWITCH, Allowed, check
+from nestlearn.optim.nested import NonFiniteGradientError
+
+State = dict[str, Tensor]
+Settings = Mapping[str, Any]
+
+#: What to do with a gradient that is NaN or infinite.
+POLICIES = ("raise", "skip", "ignore")
+
+
+class Common(TypedDict, total=False):
+    """What every optimizer takes besides its own hyper-parameters.
+
+    Attributes:
+        weight_decay: Weight decay; 0 by default.
+        decoupled: Whether the weights decay by themselves (``W = W - lr weight_decay W``); otherwise
+            ``weight_decay W`` is added to the gradient and goes through the memory.
+        maximize: Ascend.
+        foreach: False to update parameter by parameter instead of lists of them. The result is the same.
+        differentiable: Let gradients flow through ``step``.
+        nonfinite: For gradients that are NaN or infinite: ``"raise"`` (default) and ``"skip"`` leave out the
+            step before anything is written; ``"ignore"`` saves the look at all gradients.
+    """
+
+    weight_decay: float | Tensor
+    decoupled: bool
+    maximize: bool
+    foreach: bool | None
+    differentiable: bool
+    nonfinite: str
+
+
+_DEFAULTS = Common(
+    weight_decay=0.0, decoupled=True, maximize=False, foreach=None, differentiable=False, nonfinite="raise"
+)
+
+
+@dataclass
+class Flow:
+    """Parameters that are updated together, with what flows to each of them.
+
+    Attributes:
+        parameters: The parameters.
+        gradients: Their gradients; not to be overwritten.
+        states: Their memories, by name.
+    """
+
+    parameters: Tensors
+    gradients: Tensors
+    states: list[State]
+
+    def memory(self, name: str) -> Tensors:
+        """One memory of every parameter."""
+        return [state[name] for state in self.states]
+
+    def part(self, indices: Sequence[int]) -> Flow:
+        """The flow of some of the parameters."""
+        return Flow(
+            [self.parameters[i] for i in indices],
+            [self.gradients[i] for i in indices],
+            [self.states[i] for i in indices],
+        )
+
+    def on_cpu(self) -> bool:
+        """Whether the parameters are in the memory of a processor with caches."""
+        return self.parameters[0].device.type == "cpu"
+
+    def within(self, elements: int) -> Iterator[Flow]:
+        """The same in pieces of at most so many elements, or one parameter; equal shapes side by side."""
+        order = sorted(range(len(self.parameters)), key=lambda i: tuple(self.parameters[i].shape))
+        piece: list[int] = []
+        total = 0
+        for i in order:
+            size = self.parameters[i].numel()
+            if piece and total + size > elements:
+                yield self.part(piece)
+                piece, total = [], 0
+            piece.append(i)
+            total += size
+        yield self.part(piece)
+
+
+class GradientMemory(Optimizer):
+    """Base of the optimizers: a memory is written with each gradient and read for the update.
+
+    ``W = W - lr * read(memory)``, with the memory of each parameter in ``state``.
+
+    Args:
+        params: Parameters, named parameters, or groups of them.
+        settings: Defaults of ``lr`` and of an optimizer's own hyper-parameters.
+        common: See :class:`Common`.
+
+    Attributes:
+        span: Elements that are updated together on a CPU: what many operations pass over should stay in its
+            caches.
+        allowed: Range of each hyper-parameter.
+        skipped: Steps left out because a gradient was not finite, with ``nonfinite="skip"``.
+
+    Raises:
+        ValueError: For a value outside its range, and for complex or sparse parameters.
+    """
+
+    span: ClassVar[int] = 2**17
+    allowed: ClassVar[Mapping[str, Allowed]] = {}
+    _common: ClassVar[Mapping[str, Allowed]] = {
+        "lr": RATE,
+        "weight_decay": RATE,
+        "decoupled": SWITCH,
+        "maximize": SWITCH,
+        "foreach": (True, False, None),
+        "differentiable": SWITCH,
+        "nonfinite": POLICIES,
+    }
+
+    def __init__(self, params: ParamsT, settings: Mapping[str, Any], common: Common) -> None:
+        unknown = set(common) - set(_DEFAULTS)
+        if unknown:
+            raise TypeError(f"{type(self).__name__} takes no {', '.join(sorted(unknown))}")
+        defaults = {**settings, **_DEFAULTS, **common}
+        check(defaults, {**self._common, **self.allowed})
+        self.skipped = 0
+        super().__init__(params, defaults)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.skipped = state.get("skipped", getattr(self, "skipped", 0))
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group; its own settings are checked like the defaults.
+
+        Raises:
+            ValueError: For a value outside its range, and for complex or sparse parameters.
+        """
+        check({**self.defaults, **param_group}, {**self._common, **self.allowed})
+        super().add_param_group(param_group)
+        try:
+            for parameter in self.param_groups[-1]["params"]:
+                _refuse(parameter, "parameter")
+        except ValueError:
+            del self.param_groups[-1]
+            raise
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Write the gradients into the memories and update the parameters.
+
+        Args:
+            closure: Recomputes the loss and its gradients.
+
+        Returns:
+            The closure's loss, or None.
+
+        Raises:
+            NonFiniteGradientError: If a gradient is not finite, with ``nonfinite="raise"``. Nothing has
+                changed then.
+            ValueError: For a sparse gradient.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        with torch.set_grad_enabled(bool(self.defaults["differentiable"])):
+            if self._finite():
+                for group in self.param_groups:
+                    for flow in self._flows(group):
+                        self._update(flow, group)
+        return loss
+
+    def pure_step(
+        self, parameters: Tensors, gradients: Tensors, states: list[State], settings: Settings
+    ) -> tuple[Tensors, list[State]]:
+        """The same update as a function: nothing that is given is overwritten, and everything differentiable.
+
+        Args:
+            parameters: Parameters of one group.
+            gradients: Their gradients.
+            states: Their memories; an empty one is started.
+            settings: Hyper-parameters, any of which may be a tensor that needs a gradient.
+
+        Returns:
+            New parameters and new memories.
+        """
+        states = [
+            {name: value.clone() for name, value in (state or self._start(p, settings)).items()}
+            for p, state in zip(parameters, states, strict=True)
+        ]
+        parameters = [parameter.clone() for parameter in parameters]
+        self._update(Flow(parameters, list(gradients), states), settings)
+        return parameters, states
+
+    @abstractmethod
+    def _start(self, parameter: Tensor, settings: Settings) -> State:
+        """Memories of a parameter before its first gradient."""
+
+    @abstractmethod
+    def _read(self, flow: Flow, settings: Settings) -> Tensors:
+        """Write the flow's gradients into its memories and read what to subtract, times the rate."""
+
+    def _update(self, flow: Flow, settings: Settings) -> None:
+        """One update of a flow's parameters, in place."""
+        if settings["maximize"]:
+            flow.gradients = list(torch._foreach_neg(flow.gradients))
+        decay, rate = settings["weight_decay"], settings["lr"]
+        if settings["decoupled"]:
+            if isinstance(decay, Tensor) or decay:
+                scale_(flow.parameters, 1 - rate * decay)
+        elif isinstance(decay, Tensor) or decay:
+            flow.gradients = added(flow.gradients, flow.parameters, decay)
+        self._apply(flow, settings)
+
+    def _apply(self, flow: Flow, settings: Settings) -> None:
+        rate = settings["lr"]
+        add_(flow.parameters, self._read(flow, settings), -rate)
+
+    def _finite(self) -> bool:
+        """Whether to go on; one synchronisation for all gradients, none with ``nonfinite="ignore"``."""
+        policies = {group["nonfinite"] for group in self.param_groups}
+        if policies == {"ignore"}:
+            return True
+        gradients = [
+            p.grad.detach()
+            for group in self.param_groups
+            if group["nonfinite"] != "ignore"
+            for p in group["params"]
+            if p.grad is not None and not p.grad.is_sparse
+        ]
+        if all_finite(gradients):
+            return True
+        if "raise" in policies:
+            raise NonFiniteGradientError(
+                "a gradient is NaN or infinite; no parameter and no memory has changed: zero_grad() and go "
+                "on with the next batch, lower the learning rate, or choose nonfinite='skip'"
+            )
+        self.skipped += 1
+        return False
+
+    def _flows(self, group: dict[str, Any]) -> Iterator[Flow]:
+        """The group's parameters that have gradients, in lists of one device and dtype, or one by one."""
+        flows: dict[object, Flow] = defaultdict(lambda: Flow([], [], []))
+        # An inner loop that is differentiated gains nothing from lists.
+        single = group["foreach"] is False or bool(group["differentiable"])
+        for index, parameter in enumerate(group["params"]):
+            if parameter.grad is None:
+                continue
+            _refuse(parameter.grad, "gradient")
+            if not self.state[parameter]:
+                self.state[parameter].update(self._start(parameter, group))
+            flow = flows[index if single else (parameter.device, parameter.dtype, parameter.grad.dtype)]
+            flow.parameters.append(parameter)
+            flow.gradients.append(parameter.grad)
+            flow.states.append(self.state[parameter])
+        for flow in flows.values():
+            yield from flow.within(self.span) if flow.on_cpu() else (flow,)
+
+
+def all_finite(values: Sequence[Tensor]) -> bool:
+    """Whether no value is NaN or infinite."""
+    by_device: dict[torch.device, Tensors] = defaultdict(list)
+    for value in values:
+        if value.numel():
+            by_device[value.device].append(value)
+    for own in by_device.values():
+        norms = torch.stack([norm.float() for norm in torch._foreach_norm(own)])
+        # A length can overflow where its elements do not; only then every element is looked at.
+        if not bool(torch.isfinite(norms).all()) and not all(bool(v.isfinite().all()) for v in own):
+            return False
+    return True
+
+
+def _refuse(value: Tensor, what: str) -> None:
+    if value.is_complex():
+        raise ValueError(
+            f"a {what} of dtype {value.dtype} has no place here: give torch.view_as_real(parameter) instead"
+        )
+    if value.layout != torch.strided:
+        raise ValueError(f"a {what} of layout {value.layout} has no place here: use dense gradients")

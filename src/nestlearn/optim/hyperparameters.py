@@ -1,0 +1,77 @@
+"""What values an optimizer's numbers may take."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from ``least`` to ``most``.
+
+    Attributes:
+        least: Smallest value.
+        most: Largest value.
+        below: Whether ``most`` itself is excluded.
+        whole: Whether only whole numbers are allowed.
+    """
+
+    least: float = 0.0
+    most: float = math.inf
+    below: bool = False
+    whole: bool = False
+
+    def holds(self, value: object) -> bool:
+        """Whether a value is a number of the range; NaN and infinity are in none."""
+        if isinstance(value, Tensor):
+            if value.numel() != 1 or value.is_complex():
+                return False
+            value = value.item()
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            return False
+        if self.whole and value != int(value):
+            return False
+        return self.least <= value and (value < self.most if self.below else value <= self.most)
+
+    def __str__(self) -> str:
+        kind = "a whole number" if self.whole else "a number"
+        if self.most == math.inf:
+            return f"{kind} from {self.least:g} on"
+        return f"{kind} in [{self.least:g}, {self.most:g}{')' if self.below else ']'}"
+
+
+Allowed = Range | tuple[object, ...]
+
+RATE = Range()
+DECAY = Range(0.0, 1.0, below=True)
+SHARE = Range(0.0, 1.0)
+COUNT = Range(1, whole=True)
+SWITCH = (True, False)
+
+
+def check(settings: Mapping[str, Any], allowed: Mapping[str, Allowed]) -> None:
+    """Refuse values that an optimizer cannot work with.
+
+    Args:
+        settings: Hyper-parameters by name; a tuple or list is checked number by number.
+        allowed: The range of each, or the values to choose from.
+
+    Raises:
+        ValueError: Naming the first value that is not allowed.
+    """
+    for name, limits in allowed.items():
+        value = settings[name]
+        if isinstance(limits, tuple):
+            if not any(
+                value is choice or (type(value) is type(choice) and value == choice) for choice in limits
+            ):
+                raise ValueError(f"{name} must be one of {', '.join(map(repr, limits))}; got {value!r}")
+            continue
+        numbers = value if isinstance(value, (tuple, list)) else (value,)
+        if not numbers or not all(limits.holds(number) for number in numbers):
+            raise ValueError(f"{name} must be {limits}; got {value!r}")

@@ -1,0 +1,222 @@
+"""M3: momentum at several time scales, each read through Newton-Schulz (Sec. 7.2, Eq. 75, Algorithm 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Unpack
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from nestlearn.optim.bricks.batches import is_matrix
+from nestlearn.optim.bricks.linear import accumulate_, average_, corrections
+from nestlearn.optim.bricks.lists import Tensors, add_, add_square_, scale_
+from nestlearn.optim.bricks.orthogonal import orthogonalized
+from nestlearn.optim.bricks.output import UPDATE_RMS, at_rms_, longer_side
+from nestlearn.optim.bricks.precondition import divided_by_root, shifted_roots
+from nestlearn.optim.gradient_memory import Common, Flow, GradientMemory, Settings, State
+from nestlearn.optim.hyperparameters import COUNT, DECAY, RATE, SWITCH, Allowed, check
+
+MODES = ("ema", "paper")
+#: Parameters with one of these in their name are looked up, not multiplied: AdamW's, as with Muon.
+LOOKED_UP = ("embed", "wte", "wpe", "head")
+
+
+class M3(GradientMemory):
+    """Multi-scale Momentum Muon: matrices by M3, everything else by AdamW, in one optimizer.
+
+    A fast memory takes in every gradient; each slow one does too, but is read only once per period, and what
+    was read steers all updates until then (a level of its own, Eq. 74 with gradients for a context)::
+
+        O = NS(fast) + sum_i weights[i] * NS(slow_i as it was at the last boundary)
+        W = W - lr * O / (sqrt(V) + eps)
+
+    ``mode="ema"``: memories are moving averages, ``V`` is corrected for its start, and an update has a root
+    mean square of 0.2, so that AdamW's learning rates fit. Without slow memories and denominator it is
+    ``torch.optim.Muon(adjust_lr_fn="match_rms_adamw", nesterov=False)``.
+
+    ``mode="paper"``: Algorithm 1 to the letter. All memories are sums that never decay, ``betas`` and
+    ``slow_betas`` multiply the new gradient, and nothing is rescaled: updates shrink like AdaGrad's and their
+    size depends on the gradients' unit. (Eq. 75's minus sign is read as a slip, see SPEC 2.8.)
+
+    Memory: 8 bytes per parameter in float32, and 8 more per slow memory, which sums up its running period in
+    place. Matrices split over several devices (FSDP2) have to be whole for Newton-Schulz: give M3 parameters
+    that are not sharded, or use :class:`~nestlearn.optim.PreconditionedMomentum` there.
+
+    Args:
+        params: ``model.named_parameters()``, so that embeddings and heads are known by their names, or plain
+            parameters or groups, of which every matrix then is M3's.
+        lr: Learning rate.
+        betas: Decays of the fast memory and of V, in [0, 1).
+        periods: Steps between two reads of each slow memory, any number of them.
+        slow_betas: What each slow memory keeps per period.
+        weights: Weight of each slow memory's read (the paper's alpha).
+        eps: Added to the root of V.
+        denominator: Whether to divide by the root of V.
+        mode: ``"ema"`` or ``"paper"``.
+        adamw_betas: Decays of AdamW.
+        adamw_names: Parts of the names of parameters that are AdamW's whatever their shape.
+        common: See :class:`~nestlearn.optim.gradient_memory.Common`.
+
+    Raises:
+        ValueError: For a value outside its range, or slow settings of different lengths.
+    """
+
+    allowed: ClassVar[dict[str, Allowed]] = {
+        "betas": DECAY,
+        "eps": RATE,
+        "denominator": SWITCH,
+        "mode": MODES,
+        "adamw_betas": DECAY,
+    }
+    _slow: ClassVar[dict[str, Allowed]] = {"periods": COUNT, "slow_betas": DECAY, "weights": RATE}
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.95, 0.95),
+        periods: Sequence[int] = (50,),
+        slow_betas: Sequence[float] = (0.9,),
+        weights: Sequence[float] = (0.5,),
+        *,
+        eps: float = 1e-8,
+        denominator: bool = True,
+        mode: str = "ema",
+        adamw_betas: tuple[float, float] = (0.9, 0.999),
+        adamw_names: Sequence[str] = LOOKED_UP,
+        **common: Unpack[Common],
+    ) -> None:
+        settings = {
+            "lr": lr,
+            "betas": betas,
+            "periods": tuple(periods),
+            "slow_betas": tuple(slow_betas),
+            "weights": tuple(weights),
+            "eps": eps,
+            "denominator": denominator,
+            "mode": mode,
+            "adamw_betas": adamw_betas,
+            "adamw_names": tuple(adamw_names),
+        }
+        super().__init__(params, settings, common)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group and divide it between M3 and AdamW.
+
+        Raises:
+            ValueError: For a value outside its range, or slow settings of different lengths.
+        """
+        settings = {**self.defaults, **param_group}
+        slow = {name: settings[name] for name in self._slow}
+        if len({len(values) for values in slow.values()}) != 1:
+            raise ValueError(
+                f"periods, slow_betas and weights must have one value per slow memory; got {slow}"
+            )
+        if slow["periods"]:
+            check(slow, self._slow)
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        names = group.get("param_names", [""] * len(group["params"]))
+        group["orthogonal"] = [
+            is_matrix(parameter.shape) and not any(part in name for part in group["adamw_names"])
+            for parameter, name in zip(group["params"], names, strict=True)
+        ]
+
+    def __repr__(self) -> str:
+        lines = [super().__repr__()]
+        for index, group in enumerate(self.param_groups):
+            for kind, own in (("M3", True), ("AdamW", False)):
+                sizes = [
+                    p.numel() for p, m in zip(group["params"], group["orthogonal"], strict=True) if m == own
+                ]
+                lines.append(f"group {index} by {kind}: {len(sizes)} parameters, {sum(sizes):,} elements")
+        return "\n".join(lines)
+
+    def _start(self, parameter: Tensor, settings: Settings) -> State:
+        state = {
+            "step": torch.zeros(()),
+            "momentum": torch.zeros_like(parameter),
+            "squares": torch.zeros_like(parameter),
+        }
+        if _is_orthogonal(parameter, settings):
+            for i in range(len(settings["periods"])):
+                state[f"slow_{i}"] = torch.zeros_like(parameter)
+                state[f"read_{i}"] = torch.zeros_like(parameter)
+            state["orthogonal"] = torch.ones(())
+        return state
+
+    def _read(self, flow: Flow, settings: Settings) -> Tensors:
+        torch._foreach_add_(flow.memory("step"), 1.0)
+        read: Tensors = list(flow.gradients)
+        matrices = [i for i, state in enumerate(flow.states) if "orthogonal" in state]
+        others = [i for i, state in enumerate(flow.states) if "orthogonal" not in state]
+        for indices, rule in ((matrices, _m3), (others, _adam)):
+            if indices:
+                for i, update in zip(indices, rule(flow.part(indices), settings), strict=True):
+                    read[i] = update
+        return read
+
+
+def _is_orthogonal(parameter: Tensor, settings: Settings) -> bool:
+    for own, orthogonal in zip(settings.get("params", ()), settings.get("orthogonal", ()), strict=True):
+        if own is parameter:
+            return bool(orthogonal)
+    return is_matrix(parameter.shape)
+
+
+def _m3(flow: Flow, settings: Settings) -> Tensors:
+    """Algorithm 1, one step; what is read of the slow memories was found at their last boundary."""
+    fast, squares = flow.memory("momentum"), flow.memory("squares")
+    literal, (first, second) = settings["mode"] == "paper", settings["betas"]
+    if literal:
+        accumulate_(fast, flow.gradients, 1.0, first)
+    else:
+        average_(fast, flow.gradients, first)
+    for i in range(len(settings["periods"])):
+        _slow_memory(flow, i, settings)
+    read = [o.to(m.dtype, copy=True) for o, m in zip(orthogonalized(fast), fast, strict=True)]
+    for i, weight in enumerate(settings["weights"]):
+        add_(read, flow.memory(f"read_{i}"), weight)
+    if not settings["denominator"]:
+        share = 1.0 if literal else UPDATE_RMS / (1.0 + sum(settings["weights"]))
+        return read if literal else [o * (share * longer_side(o) ** 0.5) for o in read]
+    if literal:
+        add_square_(squares, flow.gradients, second)
+        return divided_by_root(read, squares, settings["eps"])
+    scale_(squares, second)
+    add_square_(squares, flow.gradients, 1 - second)
+    # sqrt(V / c) + eps is (sqrt(V) + eps sqrt(c)) / sqrt(c): a factor of all is lost in the rescaling.
+    weights = corrections(second, flow.memory("step"))
+    torch._foreach_div_(read, shifted_roots(squares, settings["eps"], weights))
+    at_rms_(read, UPDATE_RMS)
+    return read
+
+
+def _slow_memory(flow: Flow, index: int, settings: Settings) -> None:
+    """Read a slow memory if its period has just ended, then let it take in the gradients."""
+    period, beta = settings["periods"][index], settings["slow_betas"][index]
+    slow, read, steps = flow.memory(f"slow_{index}"), flow.memory(f"read_{index}"), flow.memory("step")
+    done = [int(step) - 1 for step in steps]
+    due = [i for i, count in enumerate(done) if count and count % period == 0]
+    if due:
+        torch._foreach_copy_([read[i] for i in due], orthogonalized([slow[i] for i in due]))
+    if settings["mode"] == "paper":
+        add_(slow, flow.gradients, beta)
+        return
+    if due:
+        # From here on the new period's mean joins what is kept of the earlier ones.
+        scale_([slow[i] for i in due], beta)
+    add_(slow, flow.gradients, (1 - beta) / period)
+
+
+def _adam(flow: Flow, settings: Settings) -> Tensors:
+    """AdamW's direction."""
+    momenta, squares, steps = (flow.memory(name) for name in ("momentum", "squares", "step"))
+    first, second = settings["adamw_betas"]
+    average_(momenta, flow.gradients, first)
+    scale_(squares, second)
+    add_square_(squares, flow.gradients, 1 - second)
+    momenta = list(torch._foreach_div(momenta, corrections(first, steps)))
+    return divided_by_root(momenta, squares, settings["eps"], corrections(second, steps))
