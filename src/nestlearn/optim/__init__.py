@@ -1,5 +1,6 @@
 """Associative memories over gradients: optimizers."""
 
+from nestlearn.optim.consolidated import Consolidated
 from nestlearn.optim.deep_momentum import DeepMomentum
 from nestlearn.optim.delta_gradient_descent import DeltaGradientDescent
 from nestlearn.optim.gradient_memory import Flow, GradientMemory
@@ -13,6 +14,7 @@ from nestlearn.optim.unroll import Unrolled, unroll
 
 __all__ = [
     "M3",
+    "Consolidated",
     "DeepMomentum",
     "DeltaGradientDescent",
     "DeltaMomentum",

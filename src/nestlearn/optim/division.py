@@ -11,6 +11,9 @@ from torch.optim import Optimizer
 from nestlearn.levels import Level
 
 Assignment = Callable[[str, nn.Parameter], str]
+Named = list[tuple[str, nn.Parameter]]
+#: Makes the optimizer of a level from its named parameters.
+Maker = Callable[[Named, Level], Optimizer]
 
 
 def divide(
@@ -51,8 +54,18 @@ def divide(
     return named
 
 
-def level_optimizer(level: Level, named: list[tuple[str, nn.Parameter]]) -> Optimizer:
-    """Torch's own optimizer with the level's settings, over named parameters."""
+def level_optimizer(level: Level, named: Named, make: Maker | None = None) -> Optimizer:
+    """The optimizer of a level over named parameters: torch's own by the level's settings, or a given one.
+
+    Raises:
+        ValueError: If a given one does not have exactly the level's parameters, in one group.
+    """
+    if make is not None:
+        made = make(named, level)
+        groups = made.param_groups
+        if len(groups) != 1 or {id(p) for p in groups[0]["params"]} != {id(p) for _, p in named}:
+            raise ValueError(f"the optimizer of level {level.name!r} must have its parameters in one group")
+        return made
     if level.optimizer == "sgd":
         return torch.optim.SGD(named, lr=level.lr, momentum=level.betas[0], weight_decay=level.weight_decay)
     return torch.optim.AdamW(named, lr=level.lr, betas=level.betas, weight_decay=level.weight_decay)

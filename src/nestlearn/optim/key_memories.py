@@ -52,6 +52,14 @@ class KeyMemories:
         self.recording, self.committed, self.looks = True, 0, 0
         self._handles = [h for site in self.sites for h in site.hook(lambda: self.recording)]
 
+    def add(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Protect further parameters, whose layers are not known, by diagonals."""
+        self.sites += find_sites(nn.Module(), parameters)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy has no hooks in the model: it protects what is kept and records nothing."""
+        return {**self.__dict__, "_handles": [], "recording": False}
+
     def detach(self) -> None:
         """Remove all hooks from the model."""
         for handle in self._handles:

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from nestlearn.levels import Clock, Level, Surprise, crosses
-from nestlearn.optim.division import Assignment, divide, level_optimizer
+from nestlearn.optim.division import Assignment, Maker, divide, level_optimizer
 from nestlearn.optim.key_memories import KeyMemories
 from nestlearn.optim.sites import typical_sensitivity
-from nestlearn.optim.state import Gradients, check_state, on_devices_of
+from nestlearn.optim.state import Gradients, check_state, on_devices_of, weighted_sum
 
 
 class NonFiniteGradientError(ValueError):
@@ -46,6 +46,8 @@ class Nested(Optimizer):
             the model's ``config.cms_variant``.
         reset_rate: Share of the way that an initial state moves, in (0, 1]; for ``variant="nested"``.
         tokens_per_step: Default of ``step(tokens=...)``.
+        optimizers: By level's name, what makes its optimizer in place of ``Level.optimizer``, for example
+            ``{"slow": lambda named, level: nl.optim.M3(named, lr=level.lr)}``.
 
     Attributes:
         clock: Position in the stream.
@@ -64,6 +66,7 @@ class Nested(Optimizer):
         variant: str | None = None,
         reset_rate: float = 0.5,
         tokens_per_step: int | None = None,
+        optimizers: Mapping[str, Maker] | None = None,
     ) -> None:
         self.clock = Clock(levels)
         self.levels = self.clock.levels
@@ -77,7 +80,13 @@ class Nested(Optimizer):
             self.clock.due(tokens_per_step)  # raises for what is not a number of tokens
         self.variant, self.reset_rate, self.tokens_per_step = variant, reset_rate, tokens_per_step
         named = divide(self.levels, model, assign)
-        self._inner = {level.name: level_optimizer(level, named[level.name]) for level in self.levels}
+        makers = dict(optimizers or {})
+        if unknown := set(makers) - set(named):
+            raise ValueError(f"optimizers for unknown levels {sorted(unknown)}; there are {sorted(named)}")
+        self._inner = {
+            level.name: level_optimizer(level, named[level.name], makers.get(level.name))
+            for level in self.levels
+        }
         groups = [inner.param_groups[0] for inner in self._inner.values()]
         super().__init__([{**group} for group in groups], {})
         self._link()
@@ -205,7 +214,7 @@ class Nested(Optimizer):
         if due and not total:
             return fresh
         total = total or [None] * len(fresh)
-        summed = [_sum(old, new, tokens) for old, new in zip(total, fresh, strict=True)]
+        summed = [weighted_sum(old, new, tokens) for old, new in zip(total, fresh, strict=True)]
         count += tokens
         if not due:
             self._pending[level.name] = (count, summed)
@@ -288,10 +297,3 @@ class Nested(Optimizer):
         for name, values in state_dict["initial"].items():
             parameters = self._inner[name].param_groups[0]["params"]
             self._initial[name] = [v for v in on_devices_of(values, parameters) if v is not None]
-
-
-def _sum(total: Tensor | None, fresh: Tensor | None, tokens: int) -> Tensor | None:
-    """``total + tokens * fresh`` where each may be missing; ``total`` may be overwritten."""
-    if fresh is None:
-        return total
-    return fresh * tokens if total is None else total.add_(fresh, alpha=tokens)

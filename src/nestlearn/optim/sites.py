@@ -34,6 +34,10 @@ class Site:
         self.kept: Moments = {}
         self.factors: Moments = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the modules, whose hooks cannot be copied and would belong to the original."""
+        return {key: value for key, value in self.__dict__.items() if not isinstance(value, nn.Module)}
+
     def hook(self, recording: Callable[[], bool]) -> Iterable[RemovableHandle]:
         """Attach whatever records moments while ``recording()`` is true."""
         del recording

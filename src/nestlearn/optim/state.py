@@ -58,3 +58,10 @@ def on_devices_of(saved: list[Tensor | None], parameters: list[nn.Parameter]) ->
         None if value is None else value.to(parameter.device, copy=True)
         for value, parameter in zip(saved, parameters, strict=True)
     ]
+
+
+def weighted_sum(total: Tensor | None, fresh: Tensor | None, tokens: int) -> Tensor | None:
+    """``total + tokens * fresh`` where each may be missing; ``total`` may be overwritten."""
+    if fresh is None:
+        return total
+    return fresh * tokens if total is None else total.add_(fresh, alpha=tokens)
