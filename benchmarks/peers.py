@@ -5,8 +5,8 @@
 
 One thread, float32, forward and backward without an optimizer. Every contestant has a process of its own per
 length; they take turns, so that a change of the machine's speed meets all of them. The first step of a
-process gives the peak of memory; it counts as warm-up. Freed memory stays with the process, in large pages
-(``peers_run.KEEP``, which anyone may set). Speeds are medians over the rounds in tokens per
+process gives the peak of memory; it counts as warm-up. With ``--keep`` freed memory stays with a process, in
+large pages (``peers_run.KEEP``, which anyone may set). Speeds are medians over the rounds in tokens per
 CPU-second, ratios medians over the rounds of the ratio in one round. What is missing, too slow or too big is
 left out, with the reason in the result.
 """
@@ -62,6 +62,9 @@ def main(
         float, typer.Option(help="CPU-seconds per contestant and length; then it takes no further turns.")
     ] = 120.0,
     memory_limit: Annotated[float, typer.Option(help="GiB that one step may take.")] = 16.0,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Freed memory stays with its process; default: the system's.")
+    ] = False,
     quick: Annotated[bool, typer.Option(help="Tiny models, to see whether everything runs.")] = False,
 ) -> None:
     """Measure speed and memory of training, and decoding, beside other packages."""
@@ -74,6 +77,7 @@ def main(
         step_limit=step_limit,
         budget=budget,
         memory_limit=int(memory_limit * 2**30),
+        keep=keep,
         **settings,
     )
     for content in _run(plan, names):
@@ -142,6 +146,7 @@ def _content(
         "peak_gflops": peak / 1e9,
         "size": plan.size.__dict__,
         "batch": plan.batch,
+        "keep": plan.keep,
         "rounds": plan.rounds,
         "limits": {"step": plan.step_limit, "budget": plan.budget, "memory_bytes": plan.memory_limit},
         "contestants": {name: {"what": CONTESTANTS[name].what, "lengths": own} for name, own in rows.items()},

@@ -22,8 +22,8 @@ from benchmarks.peers_models import CONTESTANTS, Size
 #: Seconds of real time that a worker may take for what should take one CPU-second, and to start.
 PATIENCE, START = 6.0, 300.0
 
-#: Freed memory stays with the process, in pages of 2 MiB (glibc). By its default large tensors are fetched
-#: from the system at every step, in pages of 4 KiB: up to a third of the time of a long step.
+#: Freed memory stays with the process, in pages of 2 MiB (glibc). By its default tensors above 32 MiB are
+#: fetched from the system at every step, in pages of 4 KiB: up to a third of the time of a long step.
 KEEP = {
     "GLIBC_TUNABLES": f"glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold={2**40}"
 }
@@ -50,6 +50,7 @@ class Plan:
         prompts: Prompt lengths of the decoding sessions; empty to leave decoding out.
         decoded: Tokens decoded per round, a multiple of the chunk size.
         piece: Tokens per piece of a prompt.
+        keep: Freed memory stays with a process, in pages of 2 MiB; otherwise the system's rules hold.
     """
 
     size: Size = field(default_factory=Size)
@@ -63,6 +64,7 @@ class Plan:
     prompts: tuple[int, ...] = (512, 65536)
     decoded: int = 128
     piece: int = 512
+    keep: bool = False
 
 
 class WorkerError(Exception):
@@ -72,8 +74,13 @@ class WorkerError(Exception):
 class Remote:
     """A worker process."""
 
-    def __init__(self) -> None:
-        environment = {**os.environ, **KEEP, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    def __init__(self, keep: bool) -> None:
+        environment = {
+            **os.environ,
+            **(KEEP if keep else {}),
+            "OMP_NUM_THREADS": "1",
+            "OMP_WAIT_POLICY": "PASSIVE",
+        }
         self.process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.peers_worker"],
             stdin=subprocess.PIPE,
@@ -153,7 +160,7 @@ def _length(plan: Plan, length: int, rows: dict[str, dict[str, Row]], tell: Call
             tell(f"{name}, {length} tokens, first step")
             reason = CONTESTANTS[name].missing() or _hopeless(plan, length, own)
             if reason is None:
-                workers[name] = Remote()
+                workers[name] = Remote(plan.keep)
                 own[str(length)] = _first(plan, name, length, workers[name])
             else:
                 own[str(length)] = {"skipped": reason}
@@ -191,7 +198,7 @@ def _first(plan: Plan, name: str, length: int, worker: Remote) -> Row:
         size = plan.size.__dict__
         built = worker.ask(START, do="build", name=name, length=length, batch=plan.batch, size=size)
         limit = min(plan.memory_limit, available_bytes() * 9 // 10)
-        first = worker.ask(PATIENCE * plan.step_limit, do="first", memory_limit=limit)
+        first = worker.ask(PATIENCE * plan.step_limit, do="first", memory_limit=limit, keep=plan.keep)
     except WorkerError as error:
         return {"skipped": str(error)}
     if first["seconds"] > 1.5 * plan.step_limit:
@@ -242,7 +249,7 @@ def ratio(own: Row, other: Row) -> float | None:
 
 def decode(plan: Plan, changes: dict[str, Any], tell: Callable[[str], None]) -> dict[str, Row]:
     """CPU-seconds per decoded token and bytes of state after several prompts, the sessions alternating."""
-    worker = Remote()
+    worker = Remote(plan.keep)
     prompts = list(plan.prompts)
     with _stopping({"": worker}):
         tell("decoding: reading the prompts")

@@ -1,7 +1,7 @@
 """One contestant in a process of its own, for :mod:`benchmarks.peers`: answers commands, one JSON per line.
 
     {"do": "build", "name": ..., "length": ..., "batch": ..., "size": {...}}
-    {"do": "first", "memory_limit": bytes}         the first step: seconds and bytes beyond the baseline
+    {"do": "first", "memory_limit": bytes, "keep": bool}  the first step: seconds, bytes beyond the baseline
     {"do": "steps", "times": n, "crowded": bool}   CPU seconds of n steps
     {"do": "prefill", "prompts": [...], "piece": n}  two or more sessions of decoding
     {"do": "decode", "count": n}                   CPU seconds of n tokens of each session in turn
@@ -55,8 +55,11 @@ def main() -> None:
         print(json.dumps(answer), file=answers, flush=True)
 
 
-_M_MMAP_THRESHOLD, _M_MMAP_MAX = -3, -4  # of malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # of malloc.h
 _SMALL, _MANY = 2**17, 2**20
+_HIGHEST = (
+    2**25
+)  # to which glibc lets its threshold for mapped blocks rise; the one for trimming is twice that
 
 
 class Worker:
@@ -85,8 +88,11 @@ class Worker:
             "floor_operations": floor_operations(contestant, self.module, shape, length),
         }
 
-    def do_first(self, memory_limit: int) -> dict[str, Any]:
-        """The first step of full length, with its peak of memory beyond what the model itself takes."""
+    def do_first(self, memory_limit: int, keep: bool) -> dict[str, Any]:
+        """The first step of full length, with its peak of memory beyond what the model itself takes.
+
+        From then on freed memory stays with the process, all of it or as much as by the system's default.
+        """
         _trim()
         limit = _status("VmSize") + memory_limit
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
@@ -98,7 +104,11 @@ class Worker:
         before = _status("VmRSS")
         seconds = self._steps(1)
         extra = _peak_bytes() - before
-        _allocator(_M_MMAP_MAX, 0)
+        if keep:
+            _allocator(_M_MMAP_MAX, 0)
+        else:
+            _allocator(_M_MMAP_THRESHOLD, _HIGHEST)
+            _allocator(_M_TRIM_THRESHOLD, 2 * _HIGHEST)
         return {"seconds": seconds, "bytes": extra}
 
     def do_steps(self, times: int, crowded: bool) -> dict[str, Any]:

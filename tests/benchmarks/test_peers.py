@@ -79,7 +79,7 @@ def test_decoding_feeds_every_session_in_turn():
 
 
 def test_a_failing_worker_becomes_a_reason():
-    worker = Remote()
+    worker = Remote(keep=False)
     try:
         with pytest.raises(WorkerError, match="KeyError: 'nobody'"):
             worker.ask(60, do="build", name="nobody", length=8, batch=1, size=vars(SIZE))
