@@ -3,7 +3,8 @@
 from nestlearn.optim.consolidated import Consolidated
 from nestlearn.optim.deep_momentum import DeepMomentum
 from nestlearn.optim.delta_gradient_descent import DeltaGradientDescent
-from nestlearn.optim.gradient_memory import Flow, GradientMemory
+from nestlearn.optim.flow import Flow
+from nestlearn.optim.gradient_memory import GradientMemory
 from nestlearn.optim.key_memories import KeyMemories
 from nestlearn.optim.key_recorder import KeyRecorder
 from nestlearn.optim.m3 import M3

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from nestlearn.levels import Level
-from nestlearn.optim.gradient_memory import all_finite
+from nestlearn.optim.flow import all_finite
 from nestlearn.optim.key_memories import KeyMemories
 from nestlearn.optim.nested import NonFiniteGradientError
 

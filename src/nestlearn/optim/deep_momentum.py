@@ -14,7 +14,8 @@ from nestlearn.optim.bricks.features import rms
 from nestlearn.optim.bricks.linear import average_
 from nestlearn.optim.bricks.lists import Tensors
 from nestlearn.optim.bricks.output import OUTPUTS, through
-from nestlearn.optim.gradient_memory import Common, Flow, GradientMemory, Settings, State
+from nestlearn.optim.flow import Flow, Settings, State
+from nestlearn.optim.gradient_memory import Common, GradientMemory
 from nestlearn.optim.hyperparameters import COUNT, DECAY, RATE, SHARE, Allowed
 
 OBJECTIVES = ("predict", "reconstruct")
@@ -85,6 +86,9 @@ class DeepMomentum(GradientMemory):
             "output": output,
         }
         super().__init__(params, settings, common)
+
+    def _takes_sharded(self, settings: Settings) -> bool:
+        return False
 
     def _start(self, parameter: Tensor, settings: Settings) -> State:
         network = deep.initial(len(settings["decays"]), settings["hidden"], parameter)

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from nestlearn.optim.bricks.proximal import explicit, proximal
-from nestlearn.optim.gradient_memory import Common, Flow, GradientMemory, Settings, State
+from nestlearn.optim.flow import Flow, Settings, State
+from nestlearn.optim.gradient_memory import Common, GradientMemory
 from nestlearn.optim.hyperparameters import RATE, Allowed
 from nestlearn.optim.key_recorder import KeyRecorder
 

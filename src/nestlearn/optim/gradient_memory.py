@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, TypedDict
 
 import torch
@@ -14,11 +13,10 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from nestlearn.optim.bricks.lists import Tensors, add_, added, scale_
+from nestlearn.optim.bricks.sharded import is_sharded
+from nestlearn.optim.flow import Flow, Settings, State, all_finite, refuse
 from nestlearn.optim.hyperparameters import RATE, SWITCH, Allowed, check
 from nestlearn.optim.nested import NonFiniteGradientError
-
-State = dict[str, Tensor]
-Settings = Mapping[str, Any]
 
 #: What to do with a gradient that is NaN or infinite.
 POLICIES = ("raise", "skip", "ignore")
@@ -49,51 +47,6 @@ class Common(TypedDict, total=False):
 _DEFAULTS = Common(
     weight_decay=0.0, decoupled=True, maximize=False, foreach=None, differentiable=False, nonfinite="raise"
 )
-
-
-@dataclass
-class Flow:
-    """Parameters that are updated together, with what flows to each of them.
-
-    Attributes:
-        parameters: The parameters.
-        gradients: Their gradients; not to be overwritten.
-        states: Their memories, by name.
-    """
-
-    parameters: Tensors
-    gradients: Tensors
-    states: list[State]
-
-    def memory(self, name: str) -> Tensors:
-        """One memory of every parameter."""
-        return [state[name] for state in self.states]
-
-    def part(self, indices: Sequence[int]) -> Flow:
-        """The flow of some of the parameters."""
-        return Flow(
-            [self.parameters[i] for i in indices],
-            [self.gradients[i] for i in indices],
-            [self.states[i] for i in indices],
-        )
-
-    def on_cpu(self) -> bool:
-        """Whether the parameters are in the memory of a processor with caches."""
-        return self.parameters[0].device.type == "cpu"
-
-    def within(self, elements: int) -> Iterator[Flow]:
-        """The same in pieces of at most so many elements, or one parameter; equal shapes side by side."""
-        order = sorted(range(len(self.parameters)), key=lambda i: tuple(self.parameters[i].shape))
-        piece: list[int] = []
-        total = 0
-        for i in order:
-            size = self.parameters[i].numel()
-            if piece and total + size > elements:
-                yield self.part(piece)
-                piece, total = [], 0
-            piece.append(i)
-            total += size
-        yield self.part(piece)
 
 
 class GradientMemory(Optimizer):
@@ -151,7 +104,7 @@ class GradientMemory(Optimizer):
         super().add_param_group(param_group)
         try:
             for parameter in self.param_groups[-1]["params"]:
-                _refuse(parameter, "parameter")
+                refuse(parameter, "parameter")
         except ValueError:
             del self.param_groups[-1]
             raise
@@ -202,6 +155,10 @@ class GradientMemory(Optimizer):
         parameters = [parameter.clone() for parameter in parameters]
         self._update(Flow(parameters, list(gradients), states), settings)
         return parameters, states
+
+    def _takes_sharded(self, settings: Settings) -> bool:
+        """Whether parameters that are split over devices (FSDP2) can be updated."""
+        return True
 
     @abstractmethod
     def _start(self, parameter: Tensor, settings: Settings) -> State:
@@ -257,7 +214,12 @@ class GradientMemory(Optimizer):
         for index, parameter in enumerate(group["params"]):
             if parameter.grad is None:
                 continue
-            _refuse(parameter.grad, "gradient")
+            refuse(parameter.grad, "gradient")
+            if is_sharded(parameter) and not self._takes_sharded(group):
+                raise ValueError(
+                    f"{type(self).__name__} with these settings needs whole parameters, and this one is "
+                    "split over several devices"
+                )
             if not self.state[parameter]:
                 self.state[parameter].update(self._start(parameter, group))
             flow = flows[index if single else (parameter.device, parameter.dtype, parameter.grad.dtype)]
@@ -266,26 +228,3 @@ class GradientMemory(Optimizer):
             flow.states.append(self.state[parameter])
         for flow in flows.values():
             yield from flow.within(self.span) if flow.on_cpu() else (flow,)
-
-
-def all_finite(values: Sequence[Tensor]) -> bool:
-    """Whether no value is NaN or infinite."""
-    by_device: dict[torch.device, Tensors] = defaultdict(list)
-    for value in values:
-        if value.numel():
-            by_device[value.device].append(value)
-    for own in by_device.values():
-        norms = torch.stack([norm.float() for norm in torch._foreach_norm(own)])
-        # A length can overflow where its elements do not; only then every element is looked at.
-        if not bool(torch.isfinite(norms).all()) and not all(bool(v.isfinite().all()) for v in own):
-            return False
-    return True
-
-
-def _refuse(value: Tensor, what: str) -> None:
-    if value.is_complex():
-        raise ValueError(
-            f"a {what} of dtype {value.dtype} has no place here: give torch.view_as_real(parameter) instead"
-        )
-    if value.layout != torch.strided:
-        raise ValueError(f"a {what} of layout {value.layout} has no place here: use dense gradients")

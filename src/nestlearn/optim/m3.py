@@ -15,7 +15,8 @@ from nestlearn.optim.bricks.lists import Tensors, add_, add_square_, scale_
 from nestlearn.optim.bricks.orthogonal import orthogonalized
 from nestlearn.optim.bricks.output import UPDATE_RMS, at_rms_, longer_side
 from nestlearn.optim.bricks.precondition import divided_by_root, shifted_roots
-from nestlearn.optim.gradient_memory import Common, Flow, GradientMemory, Settings, State
+from nestlearn.optim.flow import Flow, Settings, State
+from nestlearn.optim.gradient_memory import Common, GradientMemory
 from nestlearn.optim.hyperparameters import COUNT, DECAY, RATE, SWITCH, Allowed, check
 
 MODES = ("ema", "paper")
@@ -201,7 +202,8 @@ def _slow_memory(flow: Flow, index: int, settings: Settings) -> None:
     done = [int(step) - 1 for step in steps]
     due = [i for i, count in enumerate(done) if count and count % period == 0]
     if due:
-        torch._foreach_copy_([read[i] for i in due], orthogonalized([slow[i] for i in due]))
+        for i, found in zip(due, orthogonalized([slow[i] for i in due]), strict=True):
+            read[i].copy_(found)
     if settings["mode"] == "paper":
         add_(slow, flow.gradients, beta)
         return

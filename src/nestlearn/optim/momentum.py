@@ -14,7 +14,8 @@ from nestlearn.optim.bricks.features import odd_polynomial
 from nestlearn.optim.bricks.linear import accumulate_, average_, look_ahead
 from nestlearn.optim.bricks.lists import Tensors, blend_
 from nestlearn.optim.bricks.output import OUTPUTS, through
-from nestlearn.optim.gradient_memory import Common, Flow, GradientMemory, Settings, State
+from nestlearn.optim.flow import Flow, Settings, State
+from nestlearn.optim.gradient_memory import Common, GradientMemory
 from nestlearn.optim.hyperparameters import DECAY, SHARE, SWITCH, Allowed, Range
 
 

@@ -13,7 +13,8 @@ from nestlearn.optim.bricks.linear import average_, corrections
 from nestlearn.optim.bricks.lists import Tensors, add_square_, scale_
 from nestlearn.optim.bricks.output import UPDATE_RMS, at_rms_
 from nestlearn.optim.bricks.precondition import between, divided_by_root, inverse_root, write_factors_
-from nestlearn.optim.gradient_memory import Common, Flow, GradientMemory, Settings, State
+from nestlearn.optim.flow import Flow, Settings, State
+from nestlearn.optim.gradient_memory import Common, GradientMemory
 from nestlearn.optim.hyperparameters import COUNT, DECAY, RATE, Allowed
 
 PRECONDITIONERS = ("adam", "adagrad", "kronecker")
@@ -74,6 +75,9 @@ class PreconditionedMomentum(GradientMemory):
             "max_size": max_size,
         }
         super().__init__(params, settings, common)
+
+    def _takes_sharded(self, settings: Settings) -> bool:
+        return bool(settings["preconditioner"] != "kronecker")
 
     def _start(self, parameter: Tensor, settings: Settings) -> State:
         state = {"step": torch.zeros(()), "momentum": torch.zeros_like(parameter)}

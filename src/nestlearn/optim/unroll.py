@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nestlearn.optim.gradient_memory import GradientMemory, State
+from nestlearn.optim.flow import State
+from nestlearn.optim.gradient_memory import GradientMemory
 
 Parameters = dict[str, Tensor]
 

@@ -7,15 +7,15 @@ from torch import Tensor
 
 from nestlearn.optim.bricks.batches import as_matrix, is_matrix, product_dtype
 from nestlearn.optim.bricks.lists import Number, Tensors, add_, scale_
+from nestlearn.optim.bricks.sharded import split_like, whole
 
 SIDES = ("left", "right", "smaller")
 
 
 def inverse_square(gradients: Tensors) -> Tensors:
     """``1 / ||g||²`` of each gradient, a scalar; 0 for one too short for its square to be a number."""
-    norms = list(torch._foreach_norm(gradients))
-    torch._foreach_mul_(norms, norms)
-    return [torch.where(norm > 0, 1.0 / norm, torch.zeros_like(norm)) for norm in norms]
+    squares = [whole(norm).square() for norm in torch._foreach_norm(gradients)]
+    return [torch.where(square > 0, 1.0 / square, torch.zeros_like(square)) for square in squares]
 
 
 def erased(memory: Tensor, key: Tensor, weight: Number = 1.0, side: str = "right") -> Tensor:
@@ -72,5 +72,5 @@ def _along(memory: Tensor, gradient: Tensor, weight: Tensor, side: str) -> Tenso
     if not is_matrix(memory.shape):
         return memory * (gradient.square() * weight)
     dtype = product_dtype(memory.dtype)
-    key, held = as_matrix(gradient).to(dtype), as_matrix(memory).to(dtype)
-    return erased(held, key, weight.to(dtype), side).reshape(memory.shape)
+    key, held = as_matrix(whole(gradient)).to(dtype), as_matrix(whole(memory)).to(dtype)
+    return split_like(erased(held, key, weight.to(dtype), side).reshape(memory.shape), memory)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from nestlearn.optim.bricks.batches import as_matrix, by_shape, product_dtype, stacked, unstacked
 from nestlearn.optim.bricks.lists import Tensors
+from nestlearn.optim.bricks.sharded import split_like, whole
 
 #: Coefficients of Muon's quintic (Jordan et al., 2024). Its singular values end between 0.68 and 1.14.
 QUINTIC = (3.4445, -4.7750, 2.0315)
@@ -58,11 +59,11 @@ def orthogonalized(
     """
     results = list(values)
     for indices in by_shape(values):
-        own = [values[i] for i in indices]
+        own = [whole(values[i]) for i in indices]
         dtype = product_dtype(own[0].dtype)
         # A batch of one would be multiplied more slowly than the matrix itself.
         batch = stacked(own, dtype) if len(own) > 1 else as_matrix(own[0]).to(dtype)
         found = newton_schulz(batch, steps, coefficients, eps)
         for i, result in zip(indices, unstacked(found, own), strict=True):
-            results[i] = result
+            results[i] = split_like(result, values[i])
     return results
