@@ -187,8 +187,10 @@ class GradientMemory(Optimizer):
     def _finite(self) -> bool:
         """Whether to go on; one synchronisation for all gradients, none with ``nonfinite="ignore"``."""
         policies = {group["nonfinite"] for group in self.param_groups}
-        if policies == {"ignore"}:
-            return True
+        return policies == {"ignore"} or self._look(policies)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # what happens next depends on the values
+    def _look(self, policies: set[str]) -> bool:
         gradients = [
             p.grad.detach()
             for group in self.param_groups

@@ -42,8 +42,8 @@ class M3(GradientMemory):
     size depends on the gradients' unit. (Eq. 75's minus sign is read as a slip, see SPEC 2.8.)
 
     Memory: 8 bytes per parameter in float32, and 8 more per slow memory, which sums up its running period in
-    place. Matrices split over several devices (FSDP2) have to be whole for Newton-Schulz: give M3 parameters
-    that are not sharded, or use :class:`~nestlearn.optim.PreconditionedMomentum` there.
+    place. Of a matrix that is split over several devices (FSDP2) every process gathers the memories to read
+    them, and keeps its part.
 
     Args:
         params: ``model.named_parameters()``, so that embeddings and heads are known by their names, or plain
@@ -199,8 +199,7 @@ def _slow_memory(flow: Flow, index: int, settings: Settings) -> None:
     """Read a slow memory if its period has just ended, then let it take in the gradients."""
     period, beta = settings["periods"][index], settings["slow_betas"][index]
     slow, read, steps = flow.memory(f"slow_{index}"), flow.memory(f"read_{index}"), flow.memory("step")
-    done = [int(step) - 1 for step in steps]
-    due = [i for i, count in enumerate(done) if count and count % period == 0]
+    due = _due(steps, period)
     if due:
         for i, found in zip(due, orthogonalized([slow[i] for i in due]), strict=True):
             read[i].copy_(found)
@@ -211,6 +210,13 @@ def _slow_memory(flow: Flow, index: int, settings: Settings) -> None:
         # From here on the new period's mean joins what is kept of the earlier ones.
         scale_([slow[i] for i in due], beta)
     add_(slow, flow.gradients, (1 - beta) / period)
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # what happens next depends on the values
+def _due(steps: Tensors, period: int) -> list[int]:
+    """Whose period has just ended, of parameters that have begun this many steps."""
+    done = [int(step) - 1 for step in steps]
+    return [i for i, count in enumerate(done) if count and count % period == 0]
 
 
 def _adam(flow: Flow, settings: Settings) -> Tensors:
