@@ -76,7 +76,7 @@ def test_sharded_parameters_learn_what_whole_ones_do(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    spawn(process, (port, str(tmp_path)), nprocs=2)  # type: ignore[no-untyped-call]
+    spawn(process, (port, str(tmp_path)), nprocs=2)
     found = dict(line.rsplit(" ", 1) for line in (tmp_path / "result").read_text().splitlines())
     for name in WHOLE:
         assert float(found[name]) < 1e-6, name
