@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 from torch import Tensor
@@ -19,12 +20,14 @@ class Range:
         most: Largest value.
         below: Whether ``most`` itself is excluded.
         whole: Whether only whole numbers are allowed.
+        optional: Whether None is, too.
     """
 
     least: float = 0.0
     most: float = math.inf
     below: bool = False
     whole: bool = False
+    optional: bool = False
 
     def holds(self, value: object) -> bool:
         """Whether a value is a number of the range; NaN and infinity are in none."""
@@ -32,11 +35,13 @@ class Range:
             if value.numel() != 1 or value.is_complex():
                 return False
             value = value.item()
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        if value is None:
+            return self.optional
+        if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
             return False
         if self.whole and value != int(value):
             return False
-        return self.least <= value and (value < self.most if self.below else value <= self.most)
+        return self.least <= value and bool(value < self.most if self.below else value <= self.most)
 
     def __str__(self) -> str:
         kind = "a whole number" if self.whole else "a number"

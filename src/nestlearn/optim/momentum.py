@@ -16,7 +16,7 @@ from nestlearn.optim.bricks.lists import Tensors, blend_
 from nestlearn.optim.bricks.output import OUTPUTS, through
 from nestlearn.optim.flow import Flow, Settings, State
 from nestlearn.optim.gradient_memory import Common, GradientMemory
-from nestlearn.optim.hyperparameters import DECAY, SHARE, SWITCH, Allowed, Range
+from nestlearn.optim.hyperparameters import DECAY, SWITCH, Allowed, Range
 
 
 class _Linear(GradientMemory):
@@ -129,7 +129,7 @@ class DeltaMomentum(_Linear):
 
     allowed: ClassVar[dict[str, Allowed]] = {
         "momentum": DECAY,
-        "erase": SHARE,
+        "erase": Range(0.0, 1.0, optional=True),
         "side": delta.SIDES,
         "output": OUTPUTS,
     }
@@ -147,7 +147,7 @@ class DeltaMomentum(_Linear):
         settings = {
             "lr": lr,
             "momentum": momentum,
-            "erase": momentum if erase is None else erase,
+            "erase": erase,
             "side": side,
             "output": output,
         }
@@ -161,7 +161,7 @@ class DeltaMomentum(_Linear):
         """
         settings = {**self.defaults, **param_group}
         super().add_param_group(param_group)
-        if settings["erase"] > settings["momentum"]:
+        if settings["erase"] is not None and settings["erase"] > settings["momentum"]:
             del self.param_groups[-1]
             raise ValueError(
                 f"erase must be at most momentum, {settings['momentum']}; got {settings['erase']}"
@@ -169,7 +169,8 @@ class DeltaMomentum(_Linear):
 
     def _read(self, flow: Flow, settings: Settings) -> Tensors:
         momenta = flow.memory("momentum")
-        delta.write_(momenta, flow.gradients, settings["momentum"], settings["erase"], settings["side"])
+        decay, erase = settings["momentum"], settings["erase"]
+        delta.write_(momenta, flow.gradients, decay, decay if erase is None else erase, settings["side"])
         return through(momenta, settings["output"])
 
 

@@ -119,7 +119,7 @@ def _step(
         values = [p if p.requires_grad else p.detach().requires_grad_() for p in current.parameters.values()]
         value = loss(dict(zip(names, values, strict=True)), step)
         gradients = torch.autograd.grad(
-            value, values, create_graph=not first_order, materialize_grads=True, retain_graph=not first_order
+            value, values, create_graph=not first_order, materialize_grads=True, retain_graph=True
         )
         moved, states = optimizer.pure_step(
             values, list(gradients), [current.states[name] for name in names], settings
