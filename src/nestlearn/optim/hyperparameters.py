@@ -37,11 +37,12 @@ class Range:
             value = value.item()
         if value is None:
             return self.optional
-        if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, Real):
             return False
-        if self.whole and value != int(value):
+        value = float(value)
+        if not math.isfinite(value) or (self.whole and value != int(value)):
             return False
-        return self.least <= value and bool(value < self.most if self.below else value <= self.most)
+        return self.least <= value and (value < self.most if self.below else value <= self.most)
 
     def __str__(self) -> str:
         kind = "a whole number" if self.whole else "a number"

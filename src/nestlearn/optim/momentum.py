@@ -118,7 +118,7 @@ class DeltaMomentum(_Linear):
         params: Parameters, named parameters, or groups of them.
         lr: Learning rate.
         momentum: What the memory keeps per step, in [0, 1).
-        erase: What is taken along the gradient, at most ``momentum``; by default all of it.
+        erase: What is taken along the gradient, at most ``momentum``; None for as much as that.
         side: ``"right"`` (Eq. 49), ``"left"``, or ``"smaller"``, whose Gram matrix is the smaller one.
         output: See :class:`Momentum`.
         common: See :class:`~nestlearn.optim.gradient_memory.Common`.
