@@ -128,6 +128,7 @@ class GradientMemory(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         with torch.set_grad_enabled(bool(self.defaults["differentiable"])):
+            self._refuse_gradients()
             if self._finite():
                 for group in self.param_groups:
                     for flow in self._flows(group):
@@ -184,6 +185,19 @@ class GradientMemory(Optimizer):
         rate = settings["lr"]
         add_(flow.parameters, self._read(flow, settings), -rate)
 
+    def _refuse_gradients(self) -> None:
+        """Refuse what no rule can take, before anything is written."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                refuse(parameter.grad, "gradient")
+                if is_sharded(parameter) and not self._takes_sharded(group):
+                    raise ValueError(
+                        f"{type(self).__name__} with these settings needs whole parameters, and this one is "
+                        "split over several devices"
+                    )
+
     def _finite(self) -> bool:
         """Whether to go on; one synchronisation for all gradients, none with ``nonfinite="ignore"``."""
         policies = {group["nonfinite"] for group in self.param_groups}
@@ -196,7 +210,7 @@ class GradientMemory(Optimizer):
             for group in self.param_groups
             if group["nonfinite"] != "ignore"
             for p in group["params"]
-            if p.grad is not None and not p.grad.is_sparse
+            if p.grad is not None
         ]
         if all_finite(gradients):
             return True
@@ -216,12 +230,6 @@ class GradientMemory(Optimizer):
         for index, parameter in enumerate(group["params"]):
             if parameter.grad is None:
                 continue
-            refuse(parameter.grad, "gradient")
-            if is_sharded(parameter) and not self._takes_sharded(group):
-                raise ValueError(
-                    f"{type(self).__name__} with these settings needs whole parameters, and this one is "
-                    "split over several devices"
-                )
             if not self.state[parameter]:
                 self.state[parameter].update(self._start(parameter, group))
             flow = flows[index if single else (parameter.device, parameter.dtype, parameter.grad.dtype)]

@@ -17,13 +17,13 @@ Number = float | Tensor
 
 def scale_(values: Tensors, factor: Number) -> None:
     """``values *= factor``."""
-    torch._foreach_mul_(values, factor)
+    torch._foreach_mul_(values, _number(factor))
 
 
 def add_(values: Tensors, others: Sequence[Tensor], factor: Number = 1.0) -> None:
     """``values += factor * others``."""
     if isinstance(factor, Tensor):
-        torch._foreach_add_(values, torch._foreach_mul(list(others), factor))
+        torch._foreach_add_(values, torch._foreach_mul(list(others), _number(factor)))
     else:
         torch._foreach_add_(values, list(others), alpha=factor)
 
@@ -31,7 +31,7 @@ def add_(values: Tensors, others: Sequence[Tensor], factor: Number = 1.0) -> Non
 def added(values: Sequence[Tensor], others: Sequence[Tensor], factor: Number = 1.0) -> Tensors:
     """``values + factor * others``, new tensors."""
     if isinstance(factor, Tensor):
-        return list(torch._foreach_add(list(values), torch._foreach_mul(list(others), factor)))
+        return list(torch._foreach_add(list(values), torch._foreach_mul(list(others), _number(factor))))
     return list(torch._foreach_add(list(values), list(others), alpha=factor))
 
 
@@ -49,6 +49,11 @@ def blend_(values: Tensors, others: Sequence[Tensor], share: Number) -> None:
         add_(values, torch._foreach_sub(list(others), values), share)
     else:
         torch._foreach_lerp_(values, list(others), share)
+
+
+def _number(factor: Number) -> Number:
+    """A tensor of one element without dimensions, as ``torch._foreach`` wants it."""
+    return factor.reshape(()) if isinstance(factor, Tensor) else factor
 
 
 def powers(base: Number, exponents: Tensors) -> Tensors:
