@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from typing import Any, ClassVar, TypedDict
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-from nestlearn.optim.bricks.lists import Tensors, add_, added, scale_
+from nestlearn.optim.bricks.lists import Tensors, add_, added, differentiable_bricks, scale_
 from nestlearn.optim.bricks.sharded import is_sharded
 from nestlearn.optim.flow import Flow, Settings, State, all_finite, refuse
 from nestlearn.optim.hyperparameters import RATE, SWITCH, Allowed, check
@@ -86,9 +87,17 @@ class GradientMemory(Optimizer):
         if unknown:
             raise TypeError(f"{type(self).__name__} takes no {', '.join(sorted(unknown))}")
         defaults = {**settings, **_DEFAULTS, **common}
-        check(defaults, {**self._common, **self.allowed})
+        self.check(defaults)
         self.skipped = 0
         super().__init__(params, defaults)
+
+    def check(self, settings: Settings) -> None:
+        """Refuse hyper-parameters outside their ranges.
+
+        Raises:
+            ValueError: Naming the first such value.
+        """
+        check(settings, {**self._common, **self.allowed})
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -100,7 +109,7 @@ class GradientMemory(Optimizer):
         Raises:
             ValueError: For a value outside its range, and for complex or sparse parameters.
         """
-        check({**self.defaults, **param_group}, {**self._common, **self.allowed})
+        self.check({**self.defaults, **param_group})
         super().add_param_group(param_group)
         try:
             for parameter in self.param_groups[-1]["params"]:
@@ -127,13 +136,18 @@ class GradientMemory(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        with torch.set_grad_enabled(bool(self.defaults["differentiable"])):
+        differentiable = bool(self.defaults["differentiable"])
+        with torch.set_grad_enabled(differentiable):
             self._refuse_gradients()
             if self._finite():
-                for group in self.param_groups:
-                    for flow in self._flows(group):
-                        self._update(flow, group)
+                with differentiable_bricks() if differentiable else nullcontext():
+                    self._write()
         return loss
+
+    def _write(self) -> None:
+        for group in self.param_groups:
+            for flow in self._flows(group):
+                self._update(flow, group)
 
     def pure_step(
         self, parameters: Tensors, gradients: Tensors, states: list[State], settings: Settings
@@ -154,7 +168,8 @@ class GradientMemory(Optimizer):
             for p, state in zip(parameters, states, strict=True)
         ]
         parameters = [parameter.clone() for parameter in parameters]
-        self._update(Flow(parameters, list(gradients), states), settings)
+        with differentiable_bricks():
+            self._update(Flow(parameters, list(gradients), states), settings)
         return parameters, states
 
     def _takes_sharded(self, settings: Settings) -> bool:

@@ -11,7 +11,7 @@ from torch.optim.optimizer import ParamsT
 
 from nestlearn.optim.bricks.batches import is_matrix
 from nestlearn.optim.bricks.linear import accumulate_, average_, corrections
-from nestlearn.optim.bricks.lists import Tensors, add_, add_square_, scale_
+from nestlearn.optim.bricks.lists import Tensors, add_, add_square_, divided, scale_
 from nestlearn.optim.bricks.orthogonal import orthogonalized
 from nestlearn.optim.bricks.output import UPDATE_RMS, at_rms_, longer_side
 from nestlearn.optim.bricks.precondition import divided_by_root, shifted_roots
@@ -103,13 +103,13 @@ class M3(GradientMemory):
         }
         super().__init__(params, settings, common)
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group and divide it between M3 and AdamW.
+    def check(self, settings: Settings) -> None:
+        """Refuse hyper-parameters outside their ranges.
 
         Raises:
-            ValueError: For a value outside its range, or slow settings of different lengths.
+            ValueError: Also for slow settings of different lengths.
         """
-        settings = {**self.defaults, **param_group}
+        super().check(settings)
         slow = {name: settings[name] for name in self._slow}
         if len({len(values) for values in slow.values()}) != 1:
             raise ValueError(
@@ -117,6 +117,13 @@ class M3(GradientMemory):
             )
         if slow["periods"]:
             check(slow, self._slow)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group and divide it between M3 and AdamW.
+
+        Raises:
+            ValueError: For a value outside its range.
+        """
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         names = group.get("param_names", [""] * len(group["params"]))
@@ -190,9 +197,9 @@ def _m3(flow: Flow, settings: Settings) -> Tensors:
     add_square_(squares, flow.gradients, 1 - second)
     # sqrt(V / c) + eps is (sqrt(V) + eps sqrt(c)) / sqrt(c): a factor of all is lost in the rescaling.
     weights = corrections(second, flow.memory("step"))
-    torch._foreach_div_(read, shifted_roots(squares, settings["eps"], weights))
-    at_rms_(read, UPDATE_RMS)
-    return read
+    updates = divided(read, shifted_roots(squares, settings["eps"], weights))
+    at_rms_(updates, UPDATE_RMS)
+    return updates
 
 
 def _slow_memory(flow: Flow, index: int, settings: Settings) -> None:
@@ -226,5 +233,5 @@ def _adam(flow: Flow, settings: Settings) -> Tensors:
     average_(momenta, flow.gradients, first)
     scale_(squares, second)
     add_square_(squares, flow.gradients, 1 - second)
-    momenta = list(torch._foreach_div(momenta, corrections(first, steps)))
+    momenta = divided(momenta, corrections(first, steps))
     return divided_by_root(momenta, squares, settings["eps"], corrections(second, steps))

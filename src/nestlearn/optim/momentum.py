@@ -153,19 +153,16 @@ class DeltaMomentum(_Linear):
         }
         super().__init__(params, settings, common)
 
-    def add_param_group(self, param_group: dict[str, object]) -> None:
-        """Add a group.
+    def check(self, settings: Settings) -> None:
+        """Refuse hyper-parameters outside their ranges.
 
         Raises:
             ValueError: Also for ``erase`` above ``momentum``: the memory would change its sign.
         """
-        settings = {**self.defaults, **param_group}
-        super().add_param_group(param_group)
-        if settings["erase"] is not None and settings["erase"] > settings["momentum"]:
-            del self.param_groups[-1]
-            raise ValueError(
-                f"erase must be at most momentum, {settings['momentum']}; got {settings['erase']}"
-            )
+        super().check(settings)
+        erase, momentum = settings["erase"], settings["momentum"]
+        if erase is not None and erase > momentum:
+            raise ValueError(f"erase must be at most momentum, {momentum}; got {erase}")
 
     def _read(self, flow: Flow, settings: Settings) -> Tensors:
         momenta = flow.memory("momentum")

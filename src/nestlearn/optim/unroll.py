@@ -75,17 +75,19 @@ def unroll(
         The parameters, memories and losses.
 
     Raises:
-        ValueError: For fewer than one step, an unknown hyper-parameter, or an optimizer that needs more than
+        ValueError: For fewer than one step, an unknown hyper-parameter or one outside its range, or an optimizer that needs more than
             gradients.
     """
     settings = _settings(optimizer, steps, truncate, settings)
     current = Unrolled(dict(parameters), {name: dict((states or {}).get(name, {})) for name in parameters})
+    losses: list[Tensor] = []
     for step in range(steps):
         if truncate is not None and step and step % truncate == 0:
-            losses = [value.detach() for value in current.losses]
+            losses[-truncate:] = [value.detach() for value in losses[-truncate:]]
             current = current.detach()
-            current.losses = losses
-        current = _step(optimizer, loss, current, step, first_order, settings)
+        current, value = _step(optimizer, loss, current, step, first_order, settings)
+        losses.append(value)
+    current.losses = losses
     return current
 
 
@@ -103,7 +105,9 @@ def _settings(
         )
     if getattr(optimizer, "keys", None) is not None:
         raise ValueError(f"{type(optimizer).__name__} with keys needs a layer's inputs, which unroll has not")
-    return {**optimizer.defaults, **given}
+    merged = {**optimizer.defaults, **given}
+    optimizer.check(merged)
+    return merged
 
 
 def _step(
@@ -113,7 +117,7 @@ def _step(
     step: int,
     first_order: bool,
     settings: dict[str, Any],
-) -> Unrolled:
+) -> tuple[Unrolled, Tensor]:
     names = list(current.parameters)
     with torch.enable_grad():
         values = [p if p.requires_grad else p.detach().requires_grad_() for p in current.parameters.values()]
@@ -124,11 +128,8 @@ def _step(
         moved, states = optimizer.pure_step(
             values, list(gradients), [current.states[name] for name in names], settings
         )
-    return Unrolled(
-        dict(zip(names, moved, strict=True)),
-        dict(zip(names, states, strict=True)),
-        [*current.losses, value],
-    )
+    new = Unrolled(dict(zip(names, moved, strict=True)), dict(zip(names, states, strict=True)))
+    return new, value
 
 
 def _detached(state: State) -> State:

@@ -84,8 +84,8 @@ def write(
     error = (network.skip @ keys + network.outer @ hidden - values) / max(values.numel(), 1)
     back = network.outer[:, None] * (1 - hidden.square()) * error
     gradients = Network(keys @ error, back @ keys.mT, hidden @ error)
-    length = torch.stack([g.square().sum() for g in gradients]).sum().sqrt()
-    step = rate / length.clamp(min=1.0)
+    square = torch.stack([g.square().sum() for g in gradients]).sum()
+    step = rate / square.clamp(min=1.0).sqrt()
     start = initial(network.inner.shape[1], network.inner.shape[0], network.inner)
     moved = [
         origin + decay * (weight - origin) - step * gradient

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from nestlearn.optim.bricks.batches import as_matrix, is_matrix, product_dtype
-from nestlearn.optim.bricks.lists import Number, Tensors, add_, scale_
+from nestlearn.optim.bricks.lists import Number, Tensors, add_, lengths, scale_
 from nestlearn.optim.bricks.sharded import split_like, whole
 
 SIDES = ("left", "right", "smaller")
@@ -14,8 +14,9 @@ SIDES = ("left", "right", "smaller")
 
 def inverse_square(gradients: Tensors) -> Tensors:
     """``1 / ||g||²`` of each gradient, a scalar; 0 for one too short for its square to be a number."""
-    squares = [whole(norm).square() for norm in torch._foreach_norm(gradients)]
-    return [torch.where(square > 0, 1.0 / square, torch.zeros_like(square)) for square in squares]
+    squares = [whole(norm).square() for norm in lengths(gradients)]
+    # The one in place of a zero keeps the derivative finite.
+    return [(square > 0) / torch.where(square > 0, square, torch.ones_like(square)) for square in squares]
 
 
 def erased(memory: Tensor, key: Tensor, weight: Number = 1.0, side: str = "right") -> Tensor:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from nestlearn.optim.bricks.lists import Number, Tensors, add_, added, blend_, powers, scale_
 
 
@@ -46,6 +44,4 @@ def corrections(decay: Number, steps: Tensors) -> Tensors:
         steps: Scalars t, one per parameter.
     """
     weights = powers(decay, steps)
-    torch._foreach_neg_(weights)
-    torch._foreach_add_(weights, 1.0)
-    return weights
+    return [1.0 - weight for weight in weights]

@@ -1,12 +1,14 @@
 """Arithmetic on lists of tensors, with numbers that may be tensors (a learned rate).
 
-Functions whose name ends in _ write into their first argument. With plain numbers they are one
-``torch._foreach`` call; a tensor in place of a number stays in the graph, so that its gradient can be taken.
+Functions whose name ends in _ write into their first argument, often after it was used: to differentiate
+through them, call them within :func:`differentiable_bricks`. Each is one ``torch._foreach`` call, or goes
+tensor by tensor where something needs a gradient: several of those calls have none.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
@@ -15,45 +17,83 @@ Tensors = list[Tensor]
 Number = float | Tensor
 
 
+def differentiable_bricks() -> AbstractContextManager[object]:
+    """Save copies of tensors for the backward pass, because what was used is overwritten."""
+    return torch.autograd.graph.saved_tensors_hooks(torch.clone, lambda saved: saved)
+
+
+def _in_graph(*lists: Sequence[Tensor]) -> bool:
+    """Whether anything has to be differentiated."""
+    return torch.is_grad_enabled() and any(value.requires_grad for own in lists for value in own)
+
+
+def _number(factor: Number) -> Number:
+    """A tensor of one element without dimensions, so that it broadcasts to a tensor that has none."""
+    return factor.reshape(()) if isinstance(factor, Tensor) else factor
+
+
 def scale_(values: Tensors, factor: Number) -> None:
     """``values *= factor``."""
-    torch._foreach_mul_(values, _number(factor))
+    if not (isinstance(factor, Tensor) or _in_graph(values)):
+        torch._foreach_mul_(values, factor)
+        return
+    for value in values:
+        value.mul_(_number(factor))
 
 
 def add_(values: Tensors, others: Sequence[Tensor], factor: Number = 1.0) -> None:
     """``values += factor * others``."""
-    if isinstance(factor, Tensor):
-        torch._foreach_add_(values, torch._foreach_mul(list(others), _number(factor)))
-    else:
+    if not (isinstance(factor, Tensor) or _in_graph(values, others)):
         torch._foreach_add_(values, list(others), alpha=factor)
+        return
+    for value, other in zip(values, others, strict=True):
+        value.add_(other * _number(factor))
 
 
 def added(values: Sequence[Tensor], others: Sequence[Tensor], factor: Number = 1.0) -> Tensors:
     """``values + factor * others``, new tensors."""
-    if isinstance(factor, Tensor):
-        return list(torch._foreach_add(list(values), torch._foreach_mul(list(others), _number(factor))))
-    return list(torch._foreach_add(list(values), list(others), alpha=factor))
+    if not (isinstance(factor, Tensor) or _in_graph(values, others)):
+        return list(torch._foreach_add(list(values), list(others), alpha=factor))
+    return [value + other * _number(factor) for value, other in zip(values, others, strict=True)]
 
 
 def add_square_(values: Tensors, others: Tensors, factor: Number = 1.0) -> None:
     """``values += factor * others ** 2``, element by element."""
-    if isinstance(factor, Tensor):
-        add_(values, torch._foreach_mul(others, others), factor)
-    else:
+    if not (isinstance(factor, Tensor) or _in_graph(values, others)):
         torch._foreach_addcmul_(values, others, others, value=factor)
+        return
+    for value, other in zip(values, others, strict=True):
+        value.add_(other.square() * _number(factor))
 
 
 def blend_(values: Tensors, others: Sequence[Tensor], share: Number) -> None:
     """``values = (1 - share) * values + share * others``."""
-    if isinstance(share, Tensor):
-        add_(values, torch._foreach_sub(list(others), values), share)
-    else:
+    if not (isinstance(share, Tensor) or _in_graph(values, others)):
         torch._foreach_lerp_(values, list(others), share)
+        return
+    for value, other in zip(values, others, strict=True):
+        value.add_((other - value) * _number(share))
 
 
-def _number(factor: Number) -> Number:
-    """A tensor of one element without dimensions, as ``torch._foreach`` wants it."""
-    return factor.reshape(()) if isinstance(factor, Tensor) else factor
+def divided(values: Tensors, others: Tensors) -> Tensors:
+    """``values / others``, new tensors."""
+    if not _in_graph(values, others):
+        return list(torch._foreach_div(values, others))
+    return [value / other for value, other in zip(values, others, strict=True)]
+
+
+def roots(values: Tensors) -> Tensors:
+    """``sqrt(values)``, new tensors; zero has no derivative, and gets none."""
+    if not _in_graph(values):
+        return list(torch._foreach_sqrt(values))
+    return [torch.where(v > 0, v, torch.ones_like(v)).sqrt() * (v > 0) for v in values]
+
+
+def lengths(values: Tensors) -> Tensors:
+    """``||value||`` of each, scalars."""
+    if not values:
+        return []
+    return [v.norm() for v in values] if _in_graph(values) else list(torch._foreach_norm(values))
 
 
 def powers(base: Number, exponents: Tensors) -> Tensors:

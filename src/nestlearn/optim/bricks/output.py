@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from nestlearn.optim.bricks.batches import is_matrix
-from nestlearn.optim.bricks.lists import Tensors
+from nestlearn.optim.bricks.lists import Tensors, lengths
 from nestlearn.optim.bricks.orthogonal import orthogonalized
 from nestlearn.optim.bricks.sharded import whole
 
@@ -50,7 +50,6 @@ def at_rms_(values: Tensors, size: float) -> None:
         values: Any tensors, overwritten.
         size: The root mean square of each.
     """
-    lengths = [whole(length) for length in torch._foreach_norm(values)] if values else ()
-    for value, length in zip(values, lengths, strict=True):
+    for value, length in zip(values, map(whole, lengths(values)), strict=True):
         factor = size * value.numel() ** 0.5 / torch.where(length > 0, length, torch.ones_like(length))
         value.mul_(factor)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nestlearn.optim.bricks.lists import Tensors, add_
+from nestlearn.optim.bricks.lists import Tensors, add_, divided, roots
 
 
 def divided_by_root(values: Tensors, squares: Tensors, eps: float, weights: Tensors | None = None) -> Tensors:
@@ -17,19 +17,20 @@ def divided_by_root(values: Tensors, squares: Tensors, eps: float, weights: Tens
         eps: Added to the root.
         weights: Total weights of the averages, scalars; None for sums.
     """
-    roots = list(torch._foreach_sqrt(squares))
+    divisors = roots(squares)
     if weights is not None:
-        torch._foreach_div_(roots, list(torch._foreach_sqrt(weights)))
-    torch._foreach_add_(roots, eps)
-    return list(torch._foreach_div(values, roots))
+        divisors = divided(divisors, roots(weights))
+    for divisor in divisors:
+        divisor.add_(eps)
+    return divided(values, divisors)
 
 
 def shifted_roots(squares: Tensors, eps: float, weights: Tensors) -> Tensors:
     """``sqrt(squares) + eps sqrt(weight)``: the divisor of :func:`divided_by_root` up to a factor."""
-    roots = list(torch._foreach_sqrt(squares))
-    for root, weight in zip(roots, weights, strict=True):
-        root.add_(eps * weight.sqrt())
-    return roots
+    divisors = roots(squares)
+    for divisor, weight in zip(divisors, weights, strict=True):
+        divisor.add_(eps * weight.sqrt())
+    return divisors
 
 
 def write_factors_(left: Tensor, right: Tensor, gradient: Tensor, decay: float) -> None:
@@ -61,9 +62,9 @@ def inverse_root(factor: Tensor, power: float, eps: float) -> Tensor:
     values, vectors = torch.linalg.eigh(wide)
     largest = values[-1:]
     largest = torch.where(largest > 0, largest, torch.ones_like(largest))
-    roots = (values.clamp(min=0) / largest + eps).pow(-power) * largest.pow(-power)
-    roots = torch.where(values[-1:] > 0, roots, torch.ones_like(roots))
-    root: Tensor = (vectors * roots) @ vectors.mT
+    powers = (values.clamp(min=0) / largest + eps).pow(-power) * largest.pow(-power)
+    powers = torch.where(values[-1:] > 0, powers, torch.ones_like(powers))
+    root: Tensor = (vectors * powers) @ vectors.mT
     return root.to(factor.dtype)
 
 
