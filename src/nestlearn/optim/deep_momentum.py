@@ -16,7 +16,7 @@ from nestlearn.optim.bricks.lists import Tensors
 from nestlearn.optim.bricks.output import OUTPUTS, through
 from nestlearn.optim.flow import Flow, Settings, State
 from nestlearn.optim.gradient_memory import Common, GradientMemory
-from nestlearn.optim.hyperparameters import COUNT, DECAY, RATE, SHARE, Allowed
+from nestlearn.optim.hyperparameters import COUNT, DECAYS, RATE, SHARE, Allowed
 
 OBJECTIVES = ("predict", "reconstruct")
 
@@ -52,7 +52,7 @@ class DeepMomentum(GradientMemory):
     """
 
     allowed: ClassVar[dict[str, Allowed]] = {
-        "decays": DECAY,
+        "decays": DECAYS,
         "hidden": COUNT,
         "inner_lr": RATE,
         "retention": SHARE,
@@ -77,7 +77,7 @@ class DeepMomentum(GradientMemory):
     ) -> None:
         settings = {
             "lr": lr,
-            "decays": tuple(decays),
+            "decays": decays,
             "hidden": hidden,
             "inner_lr": inner_lr,
             "retention": retention,

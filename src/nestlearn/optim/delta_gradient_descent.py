@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Unpack
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from nestlearn.optim.bricks.lists import add_
 from nestlearn.optim.bricks.proximal import explicit, proximal
 from nestlearn.optim.flow import Flow, Settings, State
 from nestlearn.optim.gradient_memory import Common, GradientMemory
@@ -63,7 +64,7 @@ class DeltaGradientDescent(GradientMemory):
         super().__init__(params, {"lr": lr, "erase": erase, "form": form}, common)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.keys = None
+        self.keys = getattr(self, "keys", None)
         super().__setstate__(state)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -85,6 +86,6 @@ class DeltaGradientDescent(GradientMemory):
         for parameter, gradient in zip(flow.parameters, flow.gradients, strict=True):
             moment = self.keys.moment(parameter) if self.keys is not None else None
             if moment is None:
-                parameter.add_(gradient * -settings["lr"])
+                add_([parameter], [gradient], -settings["lr"])
             else:
                 parameter.copy_(rule(parameter, gradient, moment, settings["lr"], settings["erase"]))

@@ -99,6 +99,9 @@ class GradientMemory(Optimizer):
         """
         check(settings, {**self._common, **self.allowed})
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "skipped": self.skipped}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self.skipped = state.get("skipped", getattr(self, "skipped", 0))

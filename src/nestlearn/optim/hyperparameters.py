@@ -51,10 +51,28 @@ class Range:
         return f"{kind} in [{self.least:g}, {self.most:g}{')' if self.below else ']'}"
 
 
-Allowed = Range | tuple[object, ...]
+@dataclass(frozen=True)
+class Several:
+    """A tuple of numbers of one range.
+
+    Attributes:
+        each: The range.
+        count: How many; None for any number but none.
+    """
+
+    each: Range
+    count: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.count or 'one or more'} values, each {self.each}"
+
+
+Allowed = Range | Several | tuple[object, ...]
 
 RATE = Range()
 DECAY = Range(0.0, 1.0, below=True)
+DECAYS = Several(DECAY)
+PAIR = Several(DECAY, 2)
 SHARE = Range(0.0, 1.0)
 COUNT = Range(1, whole=True)
 SWITCH = (True, False)
@@ -78,6 +96,10 @@ def check(settings: Mapping[str, Any], allowed: Mapping[str, Allowed]) -> None:
             ):
                 raise ValueError(f"{name} must be one of {', '.join(map(repr, limits))}; got {value!r}")
             continue
-        numbers = value if isinstance(value, (tuple, list)) else (value,)
-        if not numbers or not all(limits.holds(number) for number in numbers):
+        if isinstance(limits, Several):
+            several = isinstance(value, (tuple, list)) and len(value) == (limits.count or len(value) or -1)
+            fine = several and all(limits.each.holds(number) for number in value)
+        else:
+            fine = limits.holds(value)
+        if not fine:
             raise ValueError(f"{name} must be {limits}; got {value!r}")

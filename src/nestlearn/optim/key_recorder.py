@@ -41,7 +41,9 @@ class KeyRecorder:
     def attach(self) -> None:
         """Record from now on."""
         if not self._handles:
-            self._handles = [layer.register_forward_hook(self._record) for layer in self._layers]
+            self._handles = [
+                layer.register_forward_hook(self._record, with_kwargs=True) for layer in self._layers
+            ]
 
     def detach(self) -> None:
         """Take the hooks off the model and forget what was recorded."""
@@ -66,14 +68,18 @@ class KeyRecorder:
     def __exit__(self, *_: object) -> None:
         self.detach()
 
-    def _record(self, layer: nn.Linear, args: tuple[Any, ...], output: Tensor) -> None:
-        if not output.requires_grad:
+    def _record(
+        self, layer: nn.Linear, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
+    ) -> None:
+        given = args[0] if args else kwargs["input"]
+        if not output.requires_grad or not given.numel():
             return
-        x = args[0].detach().reshape(-1, layer.in_features)
+        x = given.detach().reshape(-1, layer.in_features)
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         if self.normalize:
             x = nn.functional.normalize(x, dim=-1)
-        moment, count = x.mT @ x, x.shape[0]
+        with torch.autocast(x.device.type, enabled=False):
+            moment, count = x.mT @ x, x.shape[0]
         if layer.weight in self._sums:
             before, seen = self._sums[layer.weight]
             moment, count = before + moment, seen + count

@@ -17,7 +17,7 @@ from nestlearn.optim.bricks.output import UPDATE_RMS, at_rms_, longer_side
 from nestlearn.optim.bricks.precondition import divided_by_root, shifted_roots
 from nestlearn.optim.flow import Flow, Settings, State
 from nestlearn.optim.gradient_memory import Common, GradientMemory
-from nestlearn.optim.hyperparameters import COUNT, DECAY, RATE, SWITCH, Allowed, check
+from nestlearn.optim.hyperparameters import COUNT, DECAYS, PAIR, RATE, SWITCH, Allowed, Several, check
 
 MODES = ("ema", "paper")
 #: Parameters with one of these in their name are looked up, not multiplied: AdamW's, as with Muon.
@@ -65,13 +65,17 @@ class M3(GradientMemory):
     """
 
     allowed: ClassVar[dict[str, Allowed]] = {
-        "betas": DECAY,
+        "betas": PAIR,
         "eps": RATE,
         "denominator": SWITCH,
         "mode": MODES,
-        "adamw_betas": DECAY,
+        "adamw_betas": PAIR,
     }
-    _slow: ClassVar[dict[str, Allowed]] = {"periods": COUNT, "slow_betas": DECAY, "weights": RATE}
+    _slow: ClassVar[dict[str, Allowed]] = {
+        "periods": Several(COUNT),
+        "slow_betas": DECAYS,
+        "weights": Several(RATE),
+    }
 
     def __init__(
         self,
@@ -92,14 +96,14 @@ class M3(GradientMemory):
         settings = {
             "lr": lr,
             "betas": betas,
-            "periods": tuple(periods),
-            "slow_betas": tuple(slow_betas),
-            "weights": tuple(weights),
+            "periods": periods,
+            "slow_betas": slow_betas,
+            "weights": weights,
             "eps": eps,
             "denominator": denominator,
             "mode": mode,
             "adamw_betas": adamw_betas,
-            "adamw_names": tuple(adamw_names),
+            "adamw_names": adamw_names,
         }
         super().__init__(params, settings, common)
 
@@ -111,6 +115,9 @@ class M3(GradientMemory):
         """
         super().check(settings)
         slow = {name: settings[name] for name in self._slow}
+        for name, values in {**slow, "adamw_names": settings["adamw_names"]}.items():
+            if not isinstance(values, (tuple, list)):
+                raise ValueError(f"{name} must be a tuple or a list; got {values!r}")
         if len({len(values) for values in slow.values()}) != 1:
             raise ValueError(
                 f"periods, slow_betas and weights must have one value per slow memory; got {slow}"
@@ -152,7 +159,7 @@ class M3(GradientMemory):
             for i in range(len(settings["periods"])):
                 state[f"slow_{i}"] = torch.zeros_like(parameter)
                 state[f"read_{i}"] = torch.zeros_like(parameter)
-            state["orthogonal"] = torch.ones(())
+            state["orthogonal"] = parameter.new_ones(())
         return state
 
     def _read(self, flow: Flow, settings: Settings) -> Tensors:

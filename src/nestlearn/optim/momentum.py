@@ -16,7 +16,7 @@ from nestlearn.optim.bricks.lists import Tensors, blend_
 from nestlearn.optim.bricks.output import OUTPUTS, through
 from nestlearn.optim.flow import Flow, Settings, State
 from nestlearn.optim.gradient_memory import Common, GradientMemory
-from nestlearn.optim.hyperparameters import DECAY, SWITCH, Allowed, Range
+from nestlearn.optim.hyperparameters import DECAY, SWITCH, Allowed, Range, Several
 
 
 class _Linear(GradientMemory):
@@ -85,7 +85,11 @@ class FeatureMomentum(_Linear):
         ValueError: For a value outside its range.
     """
 
-    allowed: ClassVar[dict[str, Allowed]] = {"momentum": DECAY, "coefficients": Range(), "output": OUTPUTS}
+    allowed: ClassVar[dict[str, Allowed]] = {
+        "momentum": DECAY,
+        "coefficients": Several(Range()),
+        "output": OUTPUTS,
+    }
 
     def __init__(
         self,
@@ -96,7 +100,7 @@ class FeatureMomentum(_Linear):
         output: str = "identity",
         **common: Unpack[Common],
     ) -> None:
-        settings = {"lr": lr, "momentum": momentum, "coefficients": tuple(coefficients), "output": output}
+        settings = {"lr": lr, "momentum": momentum, "coefficients": coefficients, "output": output}
         super().__init__(params, settings, common)
 
     def _read(self, flow: Flow, settings: Settings) -> Tensors:

@@ -15,7 +15,7 @@ from nestlearn.optim.bricks.output import UPDATE_RMS, at_rms_
 from nestlearn.optim.bricks.precondition import between, divided_by_root, inverse_root, write_factors_
 from nestlearn.optim.flow import Flow, Settings, State
 from nestlearn.optim.gradient_memory import Common, GradientMemory
-from nestlearn.optim.hyperparameters import COUNT, DECAY, RATE, Allowed
+from nestlearn.optim.hyperparameters import COUNT, PAIR, RATE, Allowed
 
 PRECONDITIONERS = ("adam", "adagrad", "kronecker")
 
@@ -47,7 +47,7 @@ class PreconditionedMomentum(GradientMemory):
     """
 
     allowed: ClassVar[dict[str, Allowed]] = {
-        "betas": DECAY,
+        "betas": PAIR,
         "eps": RATE,
         "preconditioner": PRECONDITIONERS,
         "period": COUNT,

@@ -75,8 +75,8 @@ def unroll(
         The parameters, memories and losses.
 
     Raises:
-        ValueError: For fewer than one step, an unknown hyper-parameter or one outside its range, or an optimizer that needs more than
-            gradients.
+        ValueError: For fewer than one step, an unknown hyper-parameter or one outside its range, or an
+            optimizer that needs more than gradients.
     """
     settings = _settings(optimizer, steps, truncate, settings)
     current = Unrolled(dict(parameters), {name: dict((states or {}).get(name, {})) for name in parameters})

@@ -47,7 +47,7 @@ def stacked(values: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
     first = values[0]
     shape = (len(values), first.shape[0], first.shape[1:].numel())
     batch = torch.empty(shape, dtype=dtype, device=first.device)
-    places = [place.view(first.shape) for place in batch.unbind()]
+    places = [place.view(value.shape) for place, value in zip(batch.unbind(), values, strict=True)]
     torch._foreach_copy_(places, list(values))
     return batch
 

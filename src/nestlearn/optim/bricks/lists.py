@@ -35,7 +35,12 @@ def _number(factor: Number) -> Number:
 def scale_(values: Tensors, factor: Number) -> None:
     """``values *= factor``."""
     if not (isinstance(factor, Tensor) or _in_graph(values)):
-        torch._foreach_mul_(values, factor)
+        if values and values[0].dtype == torch.bfloat16 and values[0].device.type == "cpu":
+            # There the list product rounds the number itself to the values' dtype.
+            for value in values:
+                value.mul_(factor)
+        else:
+            torch._foreach_mul_(values, factor)
         return
     for value in values:
         value.mul_(_number(factor))
