@@ -70,6 +70,10 @@ _CONFIGURATIONS: dict[type[GradientMemory], dict[str, dict[str, Any]]] = {
         "explicit": {"form": "explicit", **DECOUPLED},
         "no erase": {"erase": 0.0, **COUPLED},
     },
+    nl.optim.Consolidated: {
+        "": {},
+        "Muon": {"inner": nl.optim.Muon},
+    },
 }
 
 #: Name -> class and keyword arguments.

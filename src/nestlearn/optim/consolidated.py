@@ -11,9 +11,12 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from nestlearn.levels import Level
-from nestlearn.optim.flow import all_finite
+from nestlearn.optim.flow import all_finite, refuse
+from nestlearn.optim.gradient_memory import POLICIES, GradientMemory
+from nestlearn.optim.hyperparameters import check
 from nestlearn.optim.key_memories import KeyMemories
 from nestlearn.optim.nested import NonFiniteGradientError
+from nestlearn.optim.preconditioned import PreconditionedMomentum
 
 
 class Consolidated(Optimizer):
@@ -38,16 +41,19 @@ class Consolidated(Optimizer):
         lr: Learning rate of the optimizer inside.
         model: Owner of the parameters, in which the layers' inputs are recorded. Without it every parameter
             has a diagonal of squared gradients instead.
-        inner: The optimizer inside: called with the parameters, ``lr`` and the further settings.
+        inner: The optimizer inside, called with the parameters, ``lr`` and the further settings; by default
+            AdamW without weight decay.
         strength: ``lambda``; smaller protects more. See :class:`~nestlearn.levels.Level`.
         output_strength: ``mu``, likewise for output gradients.
         refresh: Steps between two looks at the current context.
         horizon: Steps over which looks are averaged.
+        nonfinite: See :class:`~nestlearn.optim.gradient_memory.Common`.
         settings: Further settings of the optimizer inside.
 
     Attributes:
         inner: The optimizer inside.
         memories: What is protected.
+        skipped: Steps left out because a gradient was not finite, with ``nonfinite="skip"``.
 
     Raises:
         ValueError: For values outside their range.
@@ -58,12 +64,13 @@ class Consolidated(Optimizer):
         params: ParamsT,
         lr: float = 1e-3,
         model: nn.Module | None = None,
-        inner: Callable[..., Optimizer] = torch.optim.AdamW,
+        inner: Callable[..., Optimizer] = PreconditionedMomentum,
         *,
         strength: float = 1.0,
         output_strength: float = 0.1,
         refresh: int = 1,
         horizon: int | None = None,
+        nonfinite: str = "raise",
         **settings: Any,
     ) -> None:
         level = Level(
@@ -75,8 +82,12 @@ class Consolidated(Optimizer):
             refresh=refresh,
             horizon=horizon,
         )
+        check({"nonfinite": nonfinite}, {"nonfinite": POLICIES})
         self.inner = inner(params, lr=lr, **settings)
-        self.steps = 0
+        if isinstance(self.inner, GradientMemory):
+            for group in (self.inner.defaults, *self.inner.param_groups):
+                group["nonfinite"] = "ignore"  # looked at here already
+        self.nonfinite, self.steps, self.skipped = nonfinite, 0, 0
         super().__init__([{**group} for group in self.inner.param_groups], dict(self.inner.defaults))
         self._link()
         owned = [p for group in self.param_groups for p in group["params"]]
@@ -98,18 +109,25 @@ class Consolidated(Optimizer):
             The closure's loss, or None.
 
         Raises:
-            NonFiniteGradientError: If a gradient is not finite; nothing has changed then.
+            NonFiniteGradientError: If a gradient is not finite, with ``nonfinite="raise"``; nothing has
+                changed then.
+            ValueError: For a sparse gradient.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
-        if not all_finite(gradients):
+        for gradient in gradients:
+            refuse(gradient, "gradient")
+        if self.nonfinite != "ignore" and not all_finite(gradients):
             self.memories.forget_pass()
+            if self.nonfinite == "skip":
+                self.skipped += 1
+                return loss
             raise NonFiniteGradientError(
                 "a gradient is NaN or infinite; no parameter and no memory has changed: zero_grad() and go "
-                "on with the next batch, or lower the learning rate"
+                "on with the next batch, lower the learning rate, or choose nonfinite='skip'"
             )
         if gradients:
             self.memories.refresh()
@@ -156,6 +174,12 @@ class Consolidated(Optimizer):
         if "consolidated" not in state_dict:
             raise ValueError("the state has no part 'consolidated': it is another optimizer's")
         own = state_dict["consolidated"]
+        sizes, saved = (
+            [len(group["params"]) for group in groups]
+            for groups in (self.param_groups, state_dict["param_groups"])
+        )
+        if sizes != saved:
+            raise ValueError(f"the state has groups of {saved} parameters, this optimizer of {sizes}")
         self.memories.check_state(own)
         self.inner.load_state_dict({key: state_dict[key] for key in ("state", "param_groups")})
         self._link()
@@ -163,7 +187,8 @@ class Consolidated(Optimizer):
         self.steps = int(own["steps"])
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "inner": self.inner, "memories": self.memories, "steps": self.steps}
+        own = ("inner", "memories", "nonfinite", "steps", "skipped")
+        return {**super().__getstate__(), **{name: getattr(self, name) for name in own}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
