@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -46,7 +47,9 @@ def algorithm_1(weight: Tensor, gradients: list[Tensor], period: int, betas: lis
     return trace
 
 
-def averaged(weight: Tensor, gradients: list[Tensor], period: int, betas: list[float]) -> list[Tensor]:
+def averaged(
+    weight: Tensor, gradients: list[Tensor], period: int, betas: list[float], nesterov: bool = True
+) -> list[Tensor]:
     """SPEC 6.18: the same with moving averages, corrected for their start and at a size of 0.2."""
     b1, b2, b3, alpha = betas
     m1, m2, v = (torch.zeros_like(weight) for _ in range(3))
@@ -57,7 +60,8 @@ def averaged(weight: Tensor, gradients: list[Tensor], period: int, betas: list[f
             m2 = b3 * m2 + (1 - b3) * window
         m1 = b1 * m1 + (1 - b1) * g
         v = b2 * v + (1 - b2) * g**2
-        o = newton_schulz_by_the_book(m1) + alpha * newton_schulz_by_the_book(m2)
+        ahead = b1 * m1 + (1 - b1) * g if nesterov else m1
+        o = newton_schulz_by_the_book(ahead) + alpha * newton_schulz_by_the_book(m2)
         d = o / ((v / (1 - b2 ** (t + 1))).sqrt() + EPS)
         d = d * 0.2 * d.numel() ** 0.5 / d.norm()
         weight = weight - RATE * d
@@ -67,14 +71,16 @@ def averaged(weight: Tensor, gradients: list[Tensor], period: int, betas: list[f
 
 @pytest.mark.parametrize("shape", [(4, 6), (7, 3), (5, 5)], ids=str)
 @pytest.mark.parametrize("period", [1, 3, 5])
-@pytest.mark.parametrize("mode", ["paper", "ema"])
+@pytest.mark.parametrize("mode", ["paper", "ema", "ema, plain"])
 def test_m3_is_written_out(mode: str, period: int, shape: tuple[int, int]) -> None:
     betas = [0.9, 0.7, 0.6, 0.3]
     parameter = nn.Parameter(random(shape, 0, torch.float64))
     gradients = [random(shape, 50 + t, torch.float64) * (1 + t % 4) for t in range(4 * period + 2)]
-    written = algorithm_1 if mode == "paper" else averaged
+    plain = mode == "ema, plain"
+    written = algorithm_1 if mode == "paper" else partial(averaged, nesterov=not plain)
     expected = written(parameter.detach().clone(), gradients, period, betas)
-    optimizer = M3([parameter], RATE, (0.9, 0.7), (period,), (0.6,), (0.3,), eps=EPS, mode=mode)
+    settings: dict[str, Any] = {"eps": EPS, "mode": mode.split(",", maxsplit=1)[0], "nesterov": not plain}
+    optimizer = M3([parameter], RATE, (0.9, 0.7), (period,), (0.6,), (0.3,), **settings)
     for gradient, weight in zip(gradients, expected, strict=True):
         parameter.grad = gradient.clone()
         optimizer.step()
@@ -112,19 +118,21 @@ def test_a_slow_memory_is_read_at_boundaries_only() -> None:
     assert changes == [False, False, True, False, False, True]
 
 
+@pytest.mark.parametrize("nesterov", [True, False])
 @pytest.mark.parametrize("momentum", [0.95, 0.5])
-def test_without_slow_memory_and_denominator_it_is_muon(momentum: float) -> None:
+def test_without_slow_memory_and_denominator_it_is_muon(momentum: float, nesterov: bool) -> None:
     shapes = ((4, 6), (7, 3), (3, 40))
     expected, got = weights(shapes=shapes), weights(shapes=shapes)
     muon = torch.optim.Muon(
         expected,
         lr=0.02,
         momentum=momentum,
-        nesterov=False,
+        nesterov=nesterov,
         weight_decay=0.1,
         adjust_lr_fn="match_rms_adamw",
     )
-    m3 = M3(got, 0.02, (momentum, 0.95), denominator=False, weight_decay=0.1, **NO_SLOW)
+    settings: dict[str, Any] = {"denominator": False, "nesterov": nesterov, "weight_decay": 0.1, **NO_SLOW}
+    m3 = M3(got, 0.02, (momentum, 0.95), **settings)
     run(muon, expected, 0, 10)
     run(m3, got, 0, 10)
     for start, a, b in zip(weights(shapes=shapes), expected, got, strict=True):
@@ -145,7 +153,13 @@ def test_everything_else_is_adamw(named: bool) -> None:
 
 
 def test_the_names_decide_who_is_whose() -> None:
-    names = ["embed.weight", "h.0.mlp.weight", "h.0.norm.weight", "lm_head.weight", "conv.weight"]
+    names = [
+        "tok_embeddings.weight",
+        "h.0.multihead.weight",
+        "h.0.norm.weight",
+        "lm_head.weight",
+        "conv.weight",
+    ]
     shapes = [(8, 4), (4, 4), (4,), (8, 4), (4, 2, 3)]
     parameters = weights(shapes=shapes)
     optimizer = M3(list(zip(names, parameters, strict=True)))

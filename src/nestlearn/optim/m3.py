@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, ClassVar, Unpack
 
@@ -11,7 +12,7 @@ from torch.optim.optimizer import ParamsT
 
 from nestlearn.optim.bricks.batches import is_matrix
 from nestlearn.optim.bricks.linear import accumulate_, average_, corrections
-from nestlearn.optim.bricks.lists import Tensors, add_, add_square_, divided, scale_
+from nestlearn.optim.bricks.lists import Tensors, add_, add_square_, blend_, divided, scale_
 from nestlearn.optim.bricks.orthogonal import orthogonalized
 from nestlearn.optim.bricks.output import UPDATE_RMS, at_rms_, longer_side
 from nestlearn.optim.bricks.precondition import divided_by_root, shifted_roots
@@ -20,7 +21,8 @@ from nestlearn.optim.gradient_memory import Common, GradientMemory
 from nestlearn.optim.hyperparameters import COUNT, DECAYS, PAIR, RATE, SWITCH, Allowed, Several, check
 
 MODES = ("ema", "paper")
-#: Parameters with one of these in their name are looked up, not multiplied: AdamW's, as with Muon.
+#: Parameters with a word in their name that begins like this are looked up, not multiplied: AdamW's, as with
+#: Muon. ``model.embed_tokens``, ``tok_embeddings`` and ``lm_head`` are, ``multihead_attn`` is not.
 LOOKED_UP = ("embed", "wte", "wpe", "head")
 
 
@@ -35,7 +37,7 @@ class M3(GradientMemory):
 
     ``mode="ema"``: memories are moving averages, ``V`` is corrected for its start, and an update has a root
     mean square of 0.2, so that AdamW's learning rates fit. Without slow memories and denominator it is
-    ``torch.optim.Muon(adjust_lr_fn="match_rms_adamw", nesterov=False)``.
+    ``torch.optim.Muon(adjust_lr_fn="match_rms_adamw")``.
 
     ``mode="paper"``: Algorithm 1 to the letter. All memories are sums that never decay, ``betas`` and
     ``slow_betas`` multiply the new gradient, and nothing is rescaled: updates shrink like AdaGrad's and their
@@ -55,9 +57,10 @@ class M3(GradientMemory):
         weights: Weight of each slow memory's read (the paper's alpha).
         eps: Added to the root of V.
         denominator: Whether to divide by the root of V.
+        nesterov: Read the fast memory as it will be after the same gradient again; not in ``mode="paper"``.
         mode: ``"ema"`` or ``"paper"``.
         adamw_betas: Decays of AdamW.
-        adamw_names: Parts of the names of parameters that are AdamW's whatever their shape.
+        adamw_names: Beginnings of words in the names of parameters that are AdamW's whatever their shape.
         common: See :class:`~nestlearn.optim.gradient_memory.Common`.
 
     Raises:
@@ -68,6 +71,7 @@ class M3(GradientMemory):
         "betas": PAIR,
         "eps": RATE,
         "denominator": SWITCH,
+        "nesterov": SWITCH,
         "mode": MODES,
         "adamw_betas": PAIR,
     }
@@ -83,11 +87,12 @@ class M3(GradientMemory):
         lr: float | Tensor = 1e-3,
         betas: tuple[float, float] = (0.95, 0.95),
         periods: Sequence[int] = (50,),
-        slow_betas: Sequence[float] = (0.9,),
-        weights: Sequence[float] = (0.5,),
+        slow_betas: Sequence[float] = (0.5,),
+        weights: Sequence[float] = (0.1,),
         *,
         eps: float = 1e-8,
         denominator: bool = True,
+        nesterov: bool = True,
         mode: str = "ema",
         adamw_betas: tuple[float, float] = (0.9, 0.999),
         adamw_names: Sequence[str] = LOOKED_UP,
@@ -101,6 +106,7 @@ class M3(GradientMemory):
             "weights": weights,
             "eps": eps,
             "denominator": denominator,
+            "nesterov": nesterov,
             "mode": mode,
             "adamw_betas": adamw_betas,
             "adamw_names": adamw_names,
@@ -135,7 +141,7 @@ class M3(GradientMemory):
         group = self.param_groups[-1]
         names = group.get("param_names", [""] * len(group["params"]))
         group["orthogonal"] = [
-            is_matrix(parameter.shape) and not any(part in name for part in group["adamw_names"])
+            is_matrix(parameter.shape) and not _named(name, group["adamw_names"])
             for parameter, name in zip(group["params"], names, strict=True)
         ]
 
@@ -174,6 +180,10 @@ class M3(GradientMemory):
         return read
 
 
+def _named(name: str, beginnings: Sequence[str]) -> bool:
+    return any(word.startswith(tuple(beginnings)) for word in re.split(r"[._]", name))
+
+
 def _is_orthogonal(parameter: Tensor, settings: Settings) -> bool:
     for own, orthogonal in zip(settings.get("params", ()), settings.get("orthogonal", ()), strict=True):
         if own is parameter:
@@ -191,7 +201,11 @@ def _m3(flow: Flow, settings: Settings) -> Tensors:
         average_(fast, flow.gradients, first)
     for i in range(len(settings["periods"])):
         _slow_memory(flow, i, settings)
-    read = [o.to(m.dtype, copy=True) for o, m in zip(orthogonalized(fast), fast, strict=True)]
+    ahead = fast
+    if settings["nesterov"] and not literal:
+        ahead = [gradient.clone() for gradient in flow.gradients]
+        blend_(ahead, fast, first)
+    read = [o.to(m.dtype, copy=True) for o, m in zip(orthogonalized(ahead), fast, strict=True)]
     for i, weight in enumerate(settings["weights"]):
         add_(read, flow.memory(f"read_{i}"), weight)
     if not settings["denominator"]:

@@ -21,8 +21,12 @@ def product_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def is_matrix(shape: torch.Size) -> bool:
-    """Whether a parameter maps vectors to vectors: as ``[out, rest]`` it has several rows and columns."""
-    return len(shape) > 1 and min(shape[0], shape[1:].numel()) > 1
+    """Whether a parameter maps vectors to vectors: as ``[out, rest]`` it has several rows and columns.
+
+    The kernel of a depth-wise convolution, ``[channels, 1, width]``, does not: its rows never meet.
+    """
+    depthwise = len(shape) > 2 and shape[1] == 1
+    return len(shape) > 1 and not depthwise and min(shape[0], shape[1:].numel()) > 1
 
 
 def as_matrix(value: Tensor) -> Tensor:
