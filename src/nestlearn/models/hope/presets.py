@@ -11,6 +11,8 @@ _TABLE6: Mapping[str, Any] = {"momentum": True, "adaptive_query": True}
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "default": {},
+    # Projections that do not change in the context: as good on most of what was measured, and cheaper.
+    "frozen": {"adaptive_key": False, "adaptive_value": False, "adaptive_gates": False},
     # Eq. 83 to 93 as printed: L2 loss, erase where it type-checks, free targets that every memory generates
     # itself, reads at the chunk's start. Bounded for no gate but small learning rates.
     "paper": {
