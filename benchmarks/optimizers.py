@@ -57,7 +57,7 @@ OPTIMIZERS: Mapping[str, Callable[[Named], Optimizer]] = {
     "DeepMomentum": optim.DeepMomentum,
     "Muon": optim.Muon,
     "M3": optim.M3,
-    "M3 without denominator": lambda named: optim.M3(named, denominator=False),
+    "M3 with denominator": lambda named: optim.M3(named, denominator=True),
     "M3 without slow memory": lambda named: optim.M3(named, periods=(), slow_betas=(), weights=()),
 }
 

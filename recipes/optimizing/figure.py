@@ -24,7 +24,7 @@ STYLES: Mapping[str, tuple[str, tuple[float, ...], str]] = {
     "Muon": ("run-2", (), "^"),
     "Muon, heavyball": ("run-2", (4, 1.4), "v"),
     "M3": ("run-0", (), "o"),
-    "M3, no denominator": ("run-0", (4, 1.4), "P"),
+    "M3, denominator": ("run-0", (4, 1.4), "P"),
     "M3, paper": ("run-3", (), "X"),
 }
 PANEL = (410, 330)  # of the second picture

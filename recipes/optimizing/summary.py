@@ -76,7 +76,7 @@ CLAIMS = (
     Claim("Sec. 4.3", "orthogonal", "DeltaMomentum", "Momentum", "matched"),
     Claim("Sec. 4.3", "orthogonal", "DeltaGradientDescent", "GradientDescent", "matched"),
     Claim("Sec. 4.3", "orthogonal", "DeltaGradientDescent, erase 0.01", "Momentum", "matched"),
-    Claim("Sec. 4.3", "orthogonal", "M3, no denominator", "Muon", "matched"),
+    Claim("Sec. 4.3", "orthogonal", "M3, denominator", "Muon", "matched"),
 )
 
 

@@ -78,5 +78,5 @@ def test_changes_win_and_the_default_is_the_default() -> None:
 
 
 def test_an_unknown_preset_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"default, paper, table6.*got 'hope'"):
+    with pytest.raises(ValueError, match=r"default, frozen, paper, table6.*got 'hope'"):
         HopeConfig.preset("hope")

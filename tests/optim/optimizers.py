@@ -59,6 +59,7 @@ _CONFIGURATIONS: dict[type[GradientMemory], dict[str, dict[str, Any]]] = {
     },
     nl.optim.M3: {
         "": {"periods": (2,)},
+        "denominator": {"periods": (2,), "denominator": True},
         "two slow": {**TWO_SLOW, **DECOUPLED},
         "no slow": NO_SLOW,
         "no denominator": {"periods": (3,), "denominator": False, **COUPLED},

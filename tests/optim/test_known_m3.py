@@ -79,7 +79,12 @@ def test_m3_is_written_out(mode: str, period: int, shape: tuple[int, int]) -> No
     plain = mode == "ema, plain"
     written = algorithm_1 if mode == "paper" else partial(averaged, nesterov=not plain)
     expected = written(parameter.detach().clone(), gradients, period, betas)
-    settings: dict[str, Any] = {"eps": EPS, "mode": mode.split(",", maxsplit=1)[0], "nesterov": not plain}
+    settings: dict[str, Any] = {
+        "eps": EPS,
+        "mode": mode.split(",", maxsplit=1)[0],
+        "nesterov": not plain,
+        "denominator": True,
+    }
     optimizer = M3([parameter], RATE, (0.9, 0.7), (period,), (0.6,), (0.3,), **settings)
     for gradient, weight in zip(gradients, expected, strict=True):
         parameter.grad = gradient.clone()

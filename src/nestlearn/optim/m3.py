@@ -12,7 +12,7 @@ from torch.optim.optimizer import ParamsT
 
 from nestlearn.optim.bricks.batches import is_matrix
 from nestlearn.optim.bricks.linear import accumulate_, average_, corrections
-from nestlearn.optim.bricks.lists import Tensors, add_, add_square_, blend_, divided, scale_
+from nestlearn.optim.bricks.lists import Tensors, add_, add_square_, blended, divided, scale_
 from nestlearn.optim.bricks.orthogonal import orthogonalized
 from nestlearn.optim.bricks.output import UPDATE_RMS, at_rms_, longer_side
 from nestlearn.optim.bricks.precondition import divided_by_root, shifted_roots
@@ -35,7 +35,8 @@ class M3(GradientMemory):
         O = NS(fast) + sum_i weights[i] * NS(slow_i as it was at the last boundary)
         W = W - lr * O / (sqrt(V) + eps)
 
-    ``mode="ema"``: memories are moving averages, ``V`` is corrected for its start, and an update has a root
+    ``mode="ema"``: memories are moving averages, ``V`` (left out by default: it gains nothing after
+    Newton-Schulz, see ``docs/optimizers.md``) is corrected for its start, and an update has a root
     mean square of 0.2, so that AdamW's learning rates fit. Without slow memories and denominator it is
     ``torch.optim.Muon(adjust_lr_fn="match_rms_adamw")``.
 
@@ -43,9 +44,9 @@ class M3(GradientMemory):
     ``slow_betas`` multiply the new gradient, and nothing is rescaled: updates shrink like AdaGrad's and their
     size depends on the gradients' unit. (Eq. 75's minus sign is read as a slip, see SPEC 2.8.)
 
-    Memory: 8 bytes per parameter in float32, and 8 more per slow memory, which sums up its running period in
-    place. Of a matrix that is split over several devices (FSDP2) every process gathers the memories to read
-    them, and keeps its part.
+    Memory: 4 bytes per parameter in float32, 4 more for V, and 8 more per slow memory, which sums up its
+    running period in place. Of a matrix that is split over several devices (FSDP2) every process gathers the
+    memories to read them, and keeps its part.
 
     Args:
         params: ``model.named_parameters()``, so that embeddings and heads are known by their names, or plain
@@ -56,7 +57,7 @@ class M3(GradientMemory):
         slow_betas: What each slow memory keeps per period.
         weights: Weight of each slow memory's read (the paper's alpha).
         eps: Added to the root of V.
-        denominator: Whether to divide by the root of V.
+        denominator: Whether to divide by the root of V; None to do it in ``mode="paper"`` only.
         nesterov: Read the fast memory as it will be after the same gradient again; not in ``mode="paper"``.
         mode: ``"ema"`` or ``"paper"``.
         adamw_betas: Decays of AdamW.
@@ -70,7 +71,7 @@ class M3(GradientMemory):
     allowed: ClassVar[dict[str, Allowed]] = {
         "betas": PAIR,
         "eps": RATE,
-        "denominator": SWITCH,
+        "denominator": (True, False, None),
         "nesterov": SWITCH,
         "mode": MODES,
         "adamw_betas": PAIR,
@@ -91,7 +92,7 @@ class M3(GradientMemory):
         weights: Sequence[float] = (0.1,),
         *,
         eps: float = 1e-8,
-        denominator: bool = True,
+        denominator: bool | None = None,
         nesterov: bool = True,
         mode: str = "ema",
         adamw_betas: tuple[float, float] = (0.9, 0.999),
@@ -156,12 +157,11 @@ class M3(GradientMemory):
         return "\n".join(lines)
 
     def _start(self, parameter: Tensor, settings: Settings) -> State:
-        state = {
-            "step": torch.zeros(()),
-            "momentum": torch.zeros_like(parameter),
-            "squares": torch.zeros_like(parameter),
-        }
-        if _is_orthogonal(parameter, settings):
+        state = {"step": torch.zeros(()), "momentum": torch.zeros_like(parameter)}
+        orthogonal = _is_orthogonal(parameter, settings)
+        if _divides(settings) or not orthogonal:
+            state["squares"] = torch.zeros_like(parameter)
+        if orthogonal:
             for i in range(len(settings["periods"])):
                 state[f"slow_{i}"] = torch.zeros_like(parameter)
                 state[f"read_{i}"] = torch.zeros_like(parameter)
@@ -180,6 +180,12 @@ class M3(GradientMemory):
         return read
 
 
+def _divides(settings: Settings) -> bool:
+    """Whether the root of V divides the update."""
+    given = settings["denominator"]
+    return bool(settings["mode"] == "paper" if given is None else given)
+
+
 def _named(name: str, beginnings: Sequence[str]) -> bool:
     return any(word.startswith(tuple(beginnings)) for word in re.split(r"[._]", name))
 
@@ -193,25 +199,30 @@ def _is_orthogonal(parameter: Tensor, settings: Settings) -> bool:
 
 def _m3(flow: Flow, settings: Settings) -> Tensors:
     """Algorithm 1, one step; what is read of the slow memories was found at their last boundary."""
-    fast, squares = flow.memory("momentum"), flow.memory("squares")
-    literal, (first, second) = settings["mode"] == "paper", settings["betas"]
+    fast, literal, first = flow.memory("momentum"), settings["mode"] == "paper", settings["betas"][0]
     if literal:
         accumulate_(fast, flow.gradients, 1.0, first)
     else:
         average_(fast, flow.gradients, first)
     for i in range(len(settings["periods"])):
         _slow_memory(flow, i, settings)
-    ahead = fast
-    if settings["nesterov"] and not literal:
-        ahead = [gradient.clone() for gradient in flow.gradients]
-        blend_(ahead, fast, first)
+    ahead = blended(flow.gradients, fast, first) if settings["nesterov"] and not literal else fast
     read = [o.to(m.dtype, copy=True) for o, m in zip(orthogonalized(ahead), fast, strict=True)]
     for i, weight in enumerate(settings["weights"]):
         add_(read, flow.memory(f"read_{i}"), weight)
-    if not settings["denominator"]:
-        share = 1.0 if literal else UPDATE_RMS / (1.0 + sum(settings["weights"]))
-        return read if literal else [o * (share * longer_side(o) ** 0.5) for o in read]
-    if literal:
+    if _divides(settings):
+        return _over_root(read, flow, settings)
+    if not literal:
+        share = UPDATE_RMS / (1.0 + sum(settings["weights"]))
+        for update in read:
+            update.mul_(share * longer_side(update) ** 0.5)
+    return read
+
+
+def _over_root(read: Tensors, flow: Flow, settings: Settings) -> Tensors:
+    """What was read over the root of V."""
+    squares, second = flow.memory("squares"), settings["betas"][1]
+    if settings["mode"] == "paper":
         add_square_(squares, flow.gradients, second)
         return divided_by_root(read, squares, settings["eps"])
     scale_(squares, second)

@@ -12,7 +12,7 @@ from torch.optim.optimizer import ParamsT
 from nestlearn.optim.bricks import delta
 from nestlearn.optim.bricks.features import odd_polynomial
 from nestlearn.optim.bricks.linear import accumulate_, average_, look_ahead
-from nestlearn.optim.bricks.lists import Tensors, blend_
+from nestlearn.optim.bricks.lists import Tensors, blended
 from nestlearn.optim.bricks.output import OUTPUTS, through
 from nestlearn.optim.flow import Flow, Settings, State
 from nestlearn.optim.gradient_memory import Common, GradientMemory
@@ -208,7 +208,5 @@ class Muon(_Linear):
         momenta = flow.memory("momentum")
         average_(momenta, flow.gradients, settings["momentum"])
         if settings["nesterov"]:
-            read = [gradient.clone() for gradient in flow.gradients]
-            blend_(read, momenta, settings["momentum"])
-            momenta = read
+            momenta = blended(flow.gradients, momenta, settings["momentum"])
         return through(momenta, "orthogonal")

@@ -80,6 +80,13 @@ def blend_(values: Tensors, others: Sequence[Tensor], share: Number) -> None:
         value.add_((other - value) * _number(share))
 
 
+def blended(values: Tensors, others: Tensors, share: Number) -> Tensors:
+    """``(1 - share) * values + share * others``, new tensors."""
+    if not (isinstance(share, Tensor) or _in_graph(values, others)):
+        return list(torch._foreach_lerp(values, others, share))
+    return [value + (other - value) * _number(share) for value, other in zip(values, others, strict=True)]
+
+
 def divided(values: Tensors, others: Tensors) -> Tensors:
     """``values / others``, new tensors."""
     if not _in_graph(values, others):
