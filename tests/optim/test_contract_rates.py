@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, LRScheduler, OneCycleLR, StepLR
 
+import nestlearn as nl
 from tests.helpers import copy_tree, difference, relative_error
 from tests.optim.optimizers import (
     CLASSES,
@@ -114,3 +116,29 @@ def test_coupled_decay_is_part_of_the_gradient(name: str) -> None:
         second.step()
     for a, b in zip(decayed, plain, strict=True):
         assert relative_error(b, a) < 1e-9
+
+
+@pytest.mark.parametrize("size", [1e-18, 1e-19, 1e-20, 1e-21, 1e-30])
+def test_the_tiniest_gradients_leave_numbers(size: float) -> None:
+    for shape in ((4, 6), (5,)):
+        parameter = nn.Parameter(torch.ones(shape))
+        optimizer = nl.optim.DeltaMomentum([parameter])
+        for _ in range(3):
+            parameter.grad = torch.full(shape, size)
+            optimizer.step()
+        assert parameter.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", [nl.optim.M3, nl.optim.PreconditionedMomentum])
+def test_steps_are_counted_whatever_the_default_dtype(kind: Any) -> None:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        parameter = nn.Parameter(torch.ones(3))
+        optimizer = kind([parameter])
+        for _ in range(300):
+            parameter.grad = torch.ones(3)
+            optimizer.step()
+    finally:
+        torch.set_default_dtype(before)
+    assert int(optimizer.state[parameter]["step"]) == 300

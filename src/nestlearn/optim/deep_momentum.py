@@ -25,9 +25,9 @@ class DeepMomentum(GradientMemory):
     """A network reads the gradients of the past and is trained by an inner objective (Eq. 50, DMGD).
 
     Every parameter has a small network, shared by all its elements (:mod:`nestlearn.optim.bricks.deep`). Its
-    keys are moving averages of the gradient, in units of the gradient's running root mean square; with
-    ``decays=(0,)`` the key is the gradient alone, as printed. Two objectives, both squared errors, bounded
-    where the printed ``<m(u), 1>`` is not:
+    keys are moving averages of the gradient, in units of its largest root mean square of late, which fades by
+    1 % a step; with ``decays=(0,)`` the key is the gradient alone, as printed. Two objectives, both squared
+    errors, bounded where the printed ``<m(u), 1>`` is not:
 
     - ``"predict"``: from the key before a gradient, that gradient. What is read is the next one, expected.
     - ``"reconstruct"``: from the key after a gradient, that gradient (key and value of one step, as printed).
@@ -112,7 +112,8 @@ class DeepMomentum(GradientMemory):
                 continue
             # The unit is the largest root mean square of late: what is small beside it counts little.
             size = torch.maximum(rms(gradient), 0.99 * state["size"])
-            stride = -(-gradient.numel() // settings["samples"])
+            # An odd stride visits all columns of a matrix whose width is even.
+            stride = -(-gradient.numel() // settings["samples"]) | 1
             unit = torch.where(size > 0, size, torch.ones_like(size))
             keys = torch.stack([key.reshape(-1)[::stride] for key in _keys(state)]) / unit
             network = deep.write(

@@ -25,7 +25,8 @@ class DeltaGradientDescent(GradientMemory):
 
     - ``form="proximal"``: the minimum of ``erase/2 mean ||W x||² + <W, G> + 1/(2 lr) ||W - W_t||²``, that is
       ``W = (W_t - lr G)(I + lr erase C)^-1``. With one input and ``erase=1`` this is Eq. 57 with its
-      ``lr / (1 + lr ||x||²)`` for inputs of any length, stable at every rate.
+      ``lr / (1 + lr ||x||²)`` for inputs of any length, stable at every rate that float32 can
+      tell apart from the identity (``lr erase ||C||`` up to about 1e6).
     - ``form="explicit"``: one step on the same objective, ``W = W_t (I - lr erase C) - lr G``.
 
     At ``G = 0`` weights still shrink along the inputs: an input-dependent weight decay, not an unbiased
@@ -75,6 +76,9 @@ class DeltaGradientDescent(GradientMemory):
             if self.keys is not None:
                 self.keys.clear()
 
+    def _takes_sharded(self, settings: Settings) -> bool:
+        return self.keys is None
+
     def _start(self, parameter: Tensor, settings: Settings) -> State:
         return {}
 
@@ -83,9 +87,13 @@ class DeltaGradientDescent(GradientMemory):
 
     def _apply(self, flow: Flow, settings: Settings) -> None:
         rule = proximal if settings["form"] == "proximal" else explicit
-        for parameter, gradient in zip(flow.parameters, flow.gradients, strict=True):
-            moment = self.keys.moment(parameter) if self.keys is not None else None
-            if moment is None:
+        moments = [None if self.keys is None else self.keys.moment(p) for p in flow.parameters]
+        moved = [  # before anything is written: a factorisation may fail
+            None if c is None else rule(p, g, c, settings["lr"], settings["erase"])
+            for p, g, c in zip(flow.parameters, flow.gradients, moments, strict=True)
+        ]
+        for parameter, gradient, new in zip(flow.parameters, flow.gradients, moved, strict=True):
+            if new is None:
                 add_([parameter], [gradient], -settings["lr"])
             else:
-                parameter.copy_(rule(parameter, gradient, moment, settings["lr"], settings["erase"]))
+                parameter.copy_(new)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 from torch import Tensor
@@ -37,10 +37,10 @@ class Range:
             value = value.item()
         if value is None:
             return self.optional
-        if isinstance(value, bool) or not isinstance(value, Real):
+        if isinstance(value, bool) or not isinstance(value, Integral if self.whole else Real):
             return False
         value = float(value)
-        if not math.isfinite(value) or (self.whole and value != int(value)):
+        if not math.isfinite(value):
             return False
         return self.least <= value and (value < self.most if self.below else value <= self.most)
 

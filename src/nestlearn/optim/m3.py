@@ -36,9 +36,9 @@ class M3(GradientMemory):
         W = W - lr * O / (sqrt(V) + eps)
 
     ``mode="ema"``: memories are moving averages, ``V`` (left out by default: it gains nothing after
-    Newton-Schulz, see ``docs/optimizers.md``) is corrected for its start, and an update has a root
-    mean square of 0.2, so that AdamW's learning rates fit. Without slow memories and denominator it is
-    ``torch.optim.Muon(adjust_lr_fn="match_rms_adamw")``.
+    Newton-Schulz, see ``docs/decisions.md``) is corrected for its start, and an update has a root mean square
+    of about 0.2 (less while nothing was read of the slow memories), so that AdamW's learning rates fit.
+    Without slow memories and denominator it is ``torch.optim.Muon(adjust_lr_fn="match_rms_adamw")``.
 
     ``mode="paper"``: Algorithm 1 to the letter. All memories are sums that never decay, ``betas`` and
     ``slow_betas`` multiply the new gradient, and nothing is rescaled: updates shrink like AdaGrad's and their
@@ -157,7 +157,10 @@ class M3(GradientMemory):
         return "\n".join(lines)
 
     def _start(self, parameter: Tensor, settings: Settings) -> State:
-        state = {"step": torch.zeros(()), "momentum": torch.zeros_like(parameter)}
+        state = {
+            "step": torch.zeros((), dtype=torch.float32, device="cpu"),
+            "momentum": torch.zeros_like(parameter),
+        }
         orthogonal = _is_orthogonal(parameter, settings)
         if _divides(settings) or not orthogonal:
             state["squares"] = torch.zeros_like(parameter)

@@ -80,7 +80,10 @@ class PreconditionedMomentum(GradientMemory):
         return bool(settings["preconditioner"] != "kronecker")
 
     def _start(self, parameter: Tensor, settings: Settings) -> State:
-        state = {"step": torch.zeros(()), "momentum": torch.zeros_like(parameter)}
+        state = {
+            "step": torch.zeros((), dtype=torch.float32, device="cpu"),
+            "momentum": torch.zeros_like(parameter),
+        }
         if settings["preconditioner"] != "kronecker" or not is_matrix(parameter.shape):
             return {**state, "squares": torch.zeros_like(parameter)}
         for name, size in zip(("left", "right"), as_matrix(parameter).shape, strict=True):

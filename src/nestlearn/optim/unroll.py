@@ -60,6 +60,8 @@ def unroll(
         inner = unroll(optimizer, loss, dict(model.named_parameters()), steps=5)
         loss(inner.parameters, 5).backward()
 
+    An :class:`~nestlearn.optim.M3` divides the parameters by their shapes here, not by their names.
+
     Args:
         optimizer: Gives the rule and, from its defaults, the hyper-parameters; it is left unchanged.
         loss: Maps the parameters by name and the step's number to the inner loss.

@@ -14,9 +14,14 @@ SIDES = ("left", "right", "smaller")
 
 def inverse_square(gradients: Tensors) -> Tensors:
     """``1 / ||g||²`` of each gradient, a scalar; 0 for one too short for its square to be a number."""
-    squares = [whole(norm).square() for norm in lengths(gradients)]
-    # The one in place of a zero keeps the derivative finite.
-    return [(square > 0) / torch.where(square > 0, square, torch.ones_like(square)) for square in squares]
+    squares = [
+        whole(norm).to(torch.promote_types(norm.dtype, torch.float32)).square() for norm in lengths(gradients)
+    ]
+    # The one in place of what has no inverse keeps the derivative finite.
+    fine = [square >= torch.finfo(square.dtype).tiny for square in squares]
+    return [
+        f / torch.where(f, square, torch.ones_like(square)) for f, square in zip(fine, squares, strict=True)
+    ]
 
 
 def erased(memory: Tensor, key: Tensor, weight: Number = 1.0, side: str = "right") -> Tensor:
@@ -71,7 +76,7 @@ def write_(memories: Tensors, gradients: Tensors, decay: Number, erase: Number, 
 def _along(memory: Tensor, gradient: Tensor, weight: Tensor, side: str) -> Tensor:
     """:func:`erased` with the gradient at length one for a key."""
     if not is_matrix(memory.shape):
-        return memory * (gradient.square() * weight)
+        return memory * (gradient.to(weight.dtype).square() * weight).to(memory.dtype)
     dtype = product_dtype(memory.dtype)
     key, held = as_matrix(whole(gradient)).to(dtype), as_matrix(whole(memory)).to(dtype)
     return split_like(erased(held, key, weight.to(dtype), side).reshape(memory.shape), memory)

@@ -27,7 +27,7 @@ def _in_graph(*lists: Sequence[Tensor]) -> bool:
     return torch.is_grad_enabled() and any(value.requires_grad for own in lists for value in own)
 
 
-def _number(factor: Number) -> Number:
+def number(factor: Number) -> Number:
     """A tensor of one element without dimensions, so that it broadcasts to a tensor that has none."""
     return factor.reshape(()) if isinstance(factor, Tensor) else factor
 
@@ -43,7 +43,7 @@ def scale_(values: Tensors, factor: Number) -> None:
             torch._foreach_mul_(values, factor)
         return
     for value in values:
-        value.mul_(_number(factor))
+        value.mul_(number(factor))
 
 
 def add_(values: Tensors, others: Sequence[Tensor], factor: Number = 1.0) -> None:
@@ -52,14 +52,14 @@ def add_(values: Tensors, others: Sequence[Tensor], factor: Number = 1.0) -> Non
         torch._foreach_add_(values, list(others), alpha=factor)
         return
     for value, other in zip(values, others, strict=True):
-        value.add_(other * _number(factor))
+        value.add_(other * number(factor))
 
 
 def added(values: Sequence[Tensor], others: Sequence[Tensor], factor: Number = 1.0) -> Tensors:
     """``values + factor * others``, new tensors."""
     if not (isinstance(factor, Tensor) or _in_graph(values, others)):
         return list(torch._foreach_add(list(values), list(others), alpha=factor))
-    return [value + other * _number(factor) for value, other in zip(values, others, strict=True)]
+    return [value + other * number(factor) for value, other in zip(values, others, strict=True)]
 
 
 def add_square_(values: Tensors, others: Tensors, factor: Number = 1.0) -> None:
@@ -68,7 +68,7 @@ def add_square_(values: Tensors, others: Tensors, factor: Number = 1.0) -> None:
         torch._foreach_addcmul_(values, others, others, value=factor)
         return
     for value, other in zip(values, others, strict=True):
-        value.add_(other.square() * _number(factor))
+        value.add_(other.square() * number(factor))
 
 
 def blend_(values: Tensors, others: Sequence[Tensor], share: Number) -> None:
@@ -77,14 +77,14 @@ def blend_(values: Tensors, others: Sequence[Tensor], share: Number) -> None:
         torch._foreach_lerp_(values, list(others), share)
         return
     for value, other in zip(values, others, strict=True):
-        value.add_((other - value) * _number(share))
+        value.add_((other - value) * number(share))
 
 
 def blended(values: Tensors, others: Tensors, share: Number) -> Tensors:
     """``(1 - share) * values + share * others``, new tensors."""
     if not (isinstance(share, Tensor) or _in_graph(values, others)):
         return list(torch._foreach_lerp(values, others, share))
-    return [value + (other - value) * _number(share) for value, other in zip(values, others, strict=True)]
+    return [value + (other - value) * number(share) for value, other in zip(values, others, strict=True)]
 
 
 def divided(values: Tensors, others: Tensors) -> Tensors:

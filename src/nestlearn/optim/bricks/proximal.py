@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nestlearn.optim.bricks.lists import Number
+from nestlearn.optim.bricks.lists import Number, number
 
 
 def proximal(weight: Tensor, gradient: Tensor, moment: Tensor, rate: Number, erase: Number = 1.0) -> Tensor:
@@ -21,6 +21,7 @@ def proximal(weight: Tensor, gradient: Tensor, moment: Tensor, rate: Number, era
     Returns:
         The new weight, like W.
     """
+    rate, erase = number(rate), number(erase)
     system = moment * (rate * erase) + torch.eye(moment.shape[0], dtype=moment.dtype, device=moment.device)
     moved = (weight - rate * gradient).to(moment.dtype)
     return torch.cholesky_solve(moved.mT, torch.linalg.cholesky(system)).mT.to(weight.dtype)
@@ -39,5 +40,6 @@ def explicit(weight: Tensor, gradient: Tensor, moment: Tensor, rate: Number, era
     Returns:
         The new weight, like W.
     """
+    rate, erase = number(rate), number(erase)
     forgotten = (weight.to(moment.dtype) @ moment).to(weight.dtype)
     return weight - (rate * erase) * forgotten - rate * gradient
