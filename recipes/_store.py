@@ -8,7 +8,7 @@ import signal
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -21,10 +21,18 @@ Waiting = dict[Future[Record], Run]
 _stop: Any = None  # in a worker process: the event that asks it to stop
 
 
-class Store:
-    """A JSON file with the record of every finished run, by the hash of its settings.
+class Keyed(Protocol):
+    """What is kept: anything with a key that its settings decide."""
 
-    The hash does not know the code: after a change of what a mixer computes, its runs have to be taken out.
+    @property
+    def key(self) -> str:
+        """The key."""
+
+
+class Store:
+    """A JSON file with the record of every finished run, by its key.
+
+    The key does not know the code: after a change of what a run computes, its runs have to be taken out.
 
     Args:
         path: The file; it is made with the first record.
@@ -40,19 +48,19 @@ class Store:
         if path.exists():
             try:
                 held = json.loads(path.read_text(encoding="utf-8"))
-                self.records, self.summary = dict(held["runs"]), held.get("summary")
+                self.records, self.summary = dict(held["runs"]), held["summary"]
             except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(
                     f"{path} is not a file of finished runs: choose another result, or move it away"
                 ) from error
 
-    def __contains__(self, run: Run) -> bool:
+    def __contains__(self, run: Keyed) -> bool:
         return run.key in self.records
 
-    def __getitem__(self, run: Run) -> Record:
+    def __getitem__(self, run: Keyed) -> Record:
         return self.records[run.key]
 
-    def add(self, run: Run, record: Record) -> None:
+    def add(self, run: Keyed, record: Record) -> None:
         """Keep a record, on disk before this returns."""
         self.records[run.key] = record
         self.write()

@@ -27,11 +27,12 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from recipes._store import Store
 from recipes.optimizing.entries import ENTRIES
 from recipes.optimizing.figure import write_figures
 from recipes.optimizing.plan import TASKS, Plan, Record, Run
 from recipes.optimizing.summary import print_tables, summarize
-from recipes.optimizing.work import Results, complete
+from recipes.optimizing.work import complete
 
 RESULT, FIGURE = Path("results/optimizers.json"), Path("docs/images/optimizers.svg")
 
@@ -53,7 +54,7 @@ def main(
                 raise ValueError(f"Invalid {name}: {number}. Must be at least 1.")
         names = _chosen(tasks, TASKS, "task"), _chosen(optimizers, ENTRIES, "optimizer")
         notes = _left_out(names[0], TASKS) + _left_out(names[1], ENTRIES)
-        results = Results(result)
+        results = Store(result)
         failures = _perform(Plan(*names, seeds, steps), results, notes, workers, console)
     except ValueError as error:
         print(error, file=sys.stderr)
@@ -88,9 +89,7 @@ def _left_out(names: list[str], table: Mapping[str, Any]) -> list[str]:
     return [f"{name} was left out: {refusal}" for name, refusal in refusals.items() if refusal is not None]
 
 
-def _perform(
-    plan: Plan, results: Results, notes: list[str], workers: int, console: Console
-) -> dict[str, str]:
+def _perform(plan: Plan, results: Store, notes: list[str], workers: int, console: Console) -> dict[str, str]:
     """Do what is missing and write the summary; what went wrong, by run."""
     for note in notes:
         console.print(note, highlight=False)

@@ -2,57 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
-from typing import Any
 
-from nestlearn.reporting.files import write_atomically
+from recipes._store import Store
 from recipes.optimizing.plan import Plan, Record, Run, execute
 
 Keep = Callable[[Run, Callable[[], Record]], None]
-
-
-class Results:
-    """A JSON file with the record of every finished run, by its settings.
-
-    The key does not know the code: after a change of what an optimizer or a task computes, its runs have to
-    be taken out.
-
-    Args:
-        path: The file; it is made with the first record.
-
-    Raises:
-        ValueError: The file is there and is not of this kind.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.records: dict[str, Record] = {}
-        self.summary: Mapping[str, Any] | None = None
-        if path.exists():
-            try:
-                held = json.loads(path.read_text(encoding="utf-8"))
-                self.records, self.summary = dict(held["runs"]), held["summary"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(
-                    f"{path} is not a file of finished runs: choose another result, or move it away"
-                ) from error
-
-    def add(self, run: Run, record: Record) -> None:
-        """Keep a record, on disk before this returns."""
-        self.records[run.key] = record
-        self.write()
-
-    def write(self) -> None:
-        """Write the file whole or not at all."""
-        content = {"summary": self.summary, "runs": self.records}
-        write_atomically(self.path, json.dumps(content, indent=1) + "\n")
 
 
 def perform(run: Run) -> Record:
@@ -63,7 +23,7 @@ def perform(run: Run) -> Record:
 
 
 def complete(
-    plan: Plan, results: Results, *, workers: int, on_done: Callable[[Run, Record, int], None]
+    plan: Plan, results: Store, *, workers: int, on_done: Callable[[Run, Record, int], None]
 ) -> dict[str, str]:
     """Do the runs that are missing; which ones those are depends on the results of others.
 

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 import typer
+from recipes._store import Store
 from recipes.optimizing import digits, language, orthogonal, valley
 from recipes.optimizing.entries import ENTRIES, hidden_matrices
 from recipes.optimizing.figure import write_figures
 from recipes.optimizing.plan import FURTHER, TASKS, Plan, Run, grid
 from recipes.optimizing.summary import Claim, markdown
 from recipes.optimizing.training import train
-from recipes.optimizing.work import Results, complete
+from recipes.optimizing.work import complete
 from torch import nn
 from typer.testing import CliRunner
 
@@ -192,11 +193,11 @@ def test_the_splits_of_the_digits_are_disjoint():
 
 def test_finished_runs_are_not_done_again(tmp_path, monkeypatch):
     plan = Plan(["orthogonal"], ["Momentum"], 1, steps=3)
-    results = Results(tmp_path / "made.json")
+    results = Store(tmp_path / "made.json")
     done: list[Run] = []
     assert complete(plan, results, workers=0, on_done=lambda run, *_: done.append(run)) == {}
     assert len(done) == len(results.records) >= len(RATES) + 1
-    again = Results(tmp_path / "made.json")
+    again = Store(tmp_path / "made.json")
     assert again.records == results.records
     monkeypatch.setattr("recipes.optimizing.work.execute", lambda _: pytest.fail("was done already"))
     assert complete(plan, again, workers=0, on_done=lambda *_: None) == {}
@@ -209,7 +210,7 @@ def test_a_failed_run_does_not_stop_the_others(tmp_path, monkeypatch):
         return {"score": 1.0}
 
     monkeypatch.setattr("recipes.optimizing.work.execute", odd)
-    results = Results(tmp_path / "made.json")
+    results = Store(tmp_path / "made.json")
     failures = complete(PLAN, results, workers=0, on_done=lambda *_: None)
     assert failures == {f"Momentum on orthogonal, rate {RATES[2]:g}, seed 1000": "RuntimeError: odd"}
     assert len(results.records) == len(RATES) - 1
@@ -254,7 +255,7 @@ def test_another_file_is_not_overwritten(tmp_path, content):
     path = tmp_path / "made.json"
     path.write_text(content)
     with pytest.raises(ValueError, match=r"made.json is not a file of finished runs"):
-        Results(path)
+        Store(path)
     assert path.read_text() == content
 
 
