@@ -23,7 +23,7 @@ from benchmarks.peers_models import CONTESTANTS, Size
 PATIENCE, START = 6.0, 300.0
 
 #: Freed memory stays with the process, in pages of 2 MiB (glibc). By its default tensors above 32 MiB are
-#: fetched from the system at every step, in pages of 4 KiB: up to a third of the time of a long step.
+#: fetched from the system at every step, in pages of 4 KiB, which takes much of a long step.
 KEEP = {
     "GLIBC_TUNABLES": f"glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold={2**40}"
 }
