@@ -50,6 +50,7 @@ OPTIMIZERS: Mapping[str, Callable[[Named], Optimizer]] = {
     "Momentum": optim.Momentum,
     "FeatureMomentum": optim.FeatureMomentum,
     "DeltaMomentum": optim.DeltaMomentum,
+    "DeltaMomentum, whole": lambda named: optim.DeltaMomentum(named, side="whole"),
     "PreconditionedMomentum, adam": optim.PreconditionedMomentum,
     "PreconditionedMomentum, kronecker": lambda named: optim.PreconditionedMomentum(
         named, preconditioner="kronecker"

@@ -1,7 +1,7 @@
 """Optimizers as memories beside AdamW and Muon: text, digits, the paper's toy and two orthogonal tasks.
 
 Every optimizer chooses its learning rate from a grid of the same number of values, moved on while the best
-is at the edge, on validation data with a seed of its own; then come the seeds that are reported, on test
+is at the edge, on validation data with seeds of its own; then come the seeds that are reported, on test
 data. See :mod:`recipes.optimizing.entries` for what is the same for all. Writes ``results/optimizers.json``
 after every run, and ``docs/images/optimizers.svg`` and ``optimizers-rates.svg`` beside it.
 

@@ -1,7 +1,8 @@
 """Which runs are wanted: a grid of learning rates for each optimizer and task, then the seeds at the best.
 
 The grid is moved on while the best rate is at its edge, one value at a time and at most :data:`FURTHER` of
-them. Tuning has a seed and a split of its own.
+them; then the best rate and its two neighbours are tried with two further seeds, as near the best one seed
+says little. Tuning has seeds and a split of its own.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import mean
 from typing import Any
 
 import torch
@@ -20,7 +22,9 @@ from recipes.optimizing.entries import ENTRIES, Maker
 Record = dict[str, Any]
 Records = Mapping[str, Record]
 
-TUNING_SEED, FURTHER, RATIO = 1000, 4, 2.0
+#: Seeds of the choice of a learning rate: the first for all rates, the others for the best and its neighbours.
+TUNING_SEEDS = (1000, 1001, 1002)
+FURTHER, RATIO = 4, 2.0
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,7 @@ class Tuning:
 
     Attributes:
         missing: Runs to be done before it goes on.
-        scores: Score by rate, infinite for a training that was lost.
+        scores: Mean score by rate, infinite for a training that was lost.
         best: The best rate; None as long as runs are missing, and where every training was lost.
         at_edge: Whether the best rate is still at the grid's edge.
     """
@@ -137,20 +141,33 @@ class Plan:
         """The choice of a learning rate, as far as it has come."""
         rates = grid(ENTRIES[entry].lows[task], TASKS[task].rates)
         for further in range(FURTHER + 1):
-            trials = {rate: self._run(task, entry, rate, TUNING_SEED, "validation") for rate in rates}
-            scores = {rate: _score(records[run.key]) for rate, run in trials.items() if run.key in records}
-            missing = [run for run in trials.values() if run.key not in records]
+            missing, scores = self._trials(task, entry, rates, TUNING_SEEDS[:1], records)
             if missing:
                 return Tuning(missing, scores, None, False)
-            best = min(rates, key=lambda rate: scores[rate])
-            if math.isinf(scores[best]):
-                best = rates[0]
+            best = _lowest(scores)
             if best not in (rates[0], rates[-1]) or further == FURTHER:
                 break
             factor = 1 / RATIO if best == rates[0] else RATIO
             rates = sorted([*rates, _rounded(best * factor)])
-        edge = best in (rates[0], rates[-1])
-        return Tuning([], scores, None if math.isinf(scores[best]) else best, edge)
+        if math.isinf(scores[best]):
+            return Tuning([], scores, None, True)
+        place = rates.index(best)
+        near = rates[max(0, place - 1) : place + 2]
+        missing, means = self._trials(task, entry, near, TUNING_SEEDS, records)
+        scores |= means
+        if missing:
+            return Tuning(missing, scores, None, False)
+        best = _lowest(means)
+        return Tuning([], scores, best, best in (rates[0], rates[-1]))
+
+    def _trials(
+        self, task: str, entry: str, rates: Sequence[float], seeds: Sequence[int], records: Records
+    ) -> tuple[list[Run], dict[float, float]]:
+        """Runs on validation data that are missing, and the mean score of each rate that has all."""
+        runs = {rate: [self._run(task, entry, rate, seed, "validation") for seed in seeds] for rate in rates}
+        missing = [run for own in runs.values() for run in own if run.key not in records]
+        done = {rate: [records[run.key] for run in own if run.key in records] for rate, own in runs.items()}
+        return missing, {rate: mean(map(_score, own)) for rate, own in done.items() if len(own) == len(seeds)}
 
     def wanted(self, records: Records) -> list[Run]:
         """The runs that are known to be needed and not there, in the order in which to do them."""
@@ -179,6 +196,11 @@ def grid(low: float, count: int) -> list[float]:
 def _rounded(rate: float) -> float:
     """Three digits: a rate that was found in two ways is the same."""
     return float(f"{rate:.3g}")
+
+
+def _lowest(scores: Mapping[float, float]) -> float:
+    """The rate with the lowest score; the lowest rate where every training was lost."""
+    return min(sorted(scores), key=lambda rate: scores[rate])
 
 
 def _score(record: Record) -> float:

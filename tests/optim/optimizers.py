@@ -36,6 +36,7 @@ _CONFIGURATIONS: dict[type[GradientMemory], dict[str, dict[str, Any]]] = {
         "": {},
         "left": {"side": "left", "output": "orthogonal", **DECOUPLED},
         "smaller": {"side": "smaller"},
+        "whole": {"side": "whole"},
         "some": {"erase": 0.3, **COUPLED},
     },
     nl.optim.PreconditionedMomentum: {

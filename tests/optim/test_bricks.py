@@ -70,7 +70,7 @@ BRICKS: dict[str, tuple[Function, tuple[Tensor, ...]]] = {
             lambda m, k, w, s=side: delta.erased(m, k, w, s),
             (value(2, rows, columns), value(2, rows, columns, seed=1), number(0.5)),
         )
-        for side in delta.SIDES
+        for side in ("left", "right", "smaller")
         for rows, columns in ((3, 5), (5, 3))
     },
     "features.rms": (features.rms, (value(3, 4),)),

@@ -22,7 +22,7 @@ F64 = torch.float64
 
 
 @pytest.mark.parametrize("shape", [(4, 6), (7, 3), (5, 5), (3, 2, 4), (5,), (), (1, 6)], ids=str)
-@pytest.mark.parametrize("side", ["left", "right", "smaller"])
+@pytest.mark.parametrize("side", ["left", "right", "smaller", "whole"])
 def test_delta_momentum_is_written_out(side: str, shape: tuple[int, ...]) -> None:
     """``m (momentum I - erase k^T k) + g``, element by element where there are no two sides."""
     keep, erase = 0.8, 0.5
@@ -33,7 +33,9 @@ def test_delta_momentum_is_written_out(side: str, shape: tuple[int, ...]) -> Non
         run(optimizer, [parameter], step, step + 1)
         assert parameter.grad is not None
         k = parameter.grad / parameter.grad.norm()
-        if min(len(shape), shape[0] if shape else 0) < 2:
+        if side == "whole":
+            along = (memory * k).sum() * k
+        elif min(len(shape), shape[0] if shape else 0) < 2:
             along = memory * k**2
         else:
             m, key = memory.flatten(1), k.flatten(1)

@@ -70,7 +70,7 @@ def test_one_feature_and_no_erase_are_momentum_bit_for_bit(momentum: float, comm
     check_equal(
         lambda p: Momentum(p, **settings), lambda p: FeatureMomentum(p, coefficients=(1.0,), **settings)
     )
-    for side in ("left", "right", "smaller"):
+    for side in ("left", "right", "smaller", "whole"):
         check_equal(
             lambda p: Momentum(p, **settings),
             lambda p, s=side: DeltaMomentum(p, erase=0.0, side=s, **settings),  # type: ignore[misc]

@@ -19,6 +19,7 @@ WHOLE: dict[str, tuple[Any, dict[str, Any]]] = {
     "Momentum": (optim.Momentum, {}),
     "FeatureMomentum": (optim.FeatureMomentum, {}),
     "DeltaMomentum": (optim.DeltaMomentum, {}),
+    "DeltaMomentum, whole": (optim.DeltaMomentum, {"side": "whole"}),
     "adam": (optim.PreconditionedMomentum, {}),
     "Muon": (optim.Muon, {}),
     "M3": (optim.M3, {"periods": (2,)}),

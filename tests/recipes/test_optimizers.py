@@ -54,7 +54,7 @@ def records(plan: Plan, score) -> dict[str, dict]:
     found: dict[str, dict] = {}
     while runs := plan.wanted(found):
         for run in runs:
-            found[run.key] = {"score": score(run.lr), "matched": 1.0, "cpu_seconds": 0.0}
+            found[run.key] = {"score": score(run), "matched": 1.0, "cpu_seconds": 0.0}
     return found
 
 
@@ -68,26 +68,41 @@ RATES = grid(LOW, TASKS["orthogonal"].rates)
 
 
 @pytest.mark.parametrize(
-    ("best", "further", "edge"),
+    ("best", "further", "edge", "near"),
     [
-        (RATES[3], 0, False),
-        (RATES[-1], 1, False),
-        (RATES[0] / 2, 2, False),
-        (RATES[-1] * 2.0**20, FURTHER, True),
-        (RATES[0] / 2.0**20, FURTHER, True),
+        (RATES[3], 0, False, 3),
+        (RATES[-1], 1, False, 3),
+        (RATES[0] / 2, 2, False, 3),
+        (RATES[-1] * 2.0**20, FURTHER, True, 2),
+        (RATES[0] / 2.0**20, FURTHER, True, 2),
     ],
 )
-def test_the_grid_moves_on_while_the_best_is_at_its_edge(best, further, edge):
-    made = records(PLAN, lambda rate: abs(math.log2(rate / best)))
+def test_the_grid_moves_on_while_the_best_is_at_its_edge(best, further, edge, near):
+    made = records(PLAN, lambda run: abs(math.log2(run.lr / best)))
     tuning = PLAN.tuning("orthogonal", "Momentum", made)
     assert len(tuning.scores) == len(RATES) + further
     assert tuning.at_edge == edge
     assert tuning.best == min(tuning.scores, key=tuning.scores.__getitem__)
-    assert len(made) == len(tuning.scores) + 2
+    assert len(made) == len(tuning.scores) + 2 * near + 2
+
+
+def test_among_neighbours_the_mean_over_seeds_decides():
+    """The first seed prefers another rate than the two others."""
+    best, better = RATES[3], RATES[4]
+
+    def score(run: Run) -> float:
+        favourite = best if run.seed == 1000 else better
+        return abs(math.log2(run.lr / favourite))
+
+    made = records(PLAN, score)
+    tuning = PLAN.tuning("orthogonal", "Momentum", made)
+    assert tuning.best == better
+    assert tuning.scores[best] == pytest.approx(2 / 3)
+    assert tuning.scores[better] == pytest.approx(1 / 3)
 
 
 def test_where_every_training_is_lost_nothing_is_reported():
-    made = records(PLAN, lambda rate: None)
+    made = records(PLAN, lambda run: None)
     tuning = PLAN.tuning("orthogonal", "Momentum", made)
     assert tuning.best is None
     assert len(made) == len(RATES) + FURTHER

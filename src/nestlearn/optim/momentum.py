@@ -115,7 +115,7 @@ class DeltaMomentum(_Linear):
 
     ``m = m (momentum I - erase ĝᵀĝ) + g`` with ``ĝ = g / ||g||``, so that the erase cannot overshoot (the
     paper's unnormalised form is unstable once ``||g||² > 1 + momentum``). Vectors and scalars are erased
-    element by element, kernels of convolutions as ``[out, rest]``. With ``erase=0`` this is
+    element by element (but for ``side="whole"``), kernels of convolutions as ``[out, rest]``. With ``erase=0`` this is
     :class:`Momentum`.
 
     Args:
@@ -123,7 +123,9 @@ class DeltaMomentum(_Linear):
         lr: Learning rate.
         momentum: What the memory keeps per step, in [0, 1).
         erase: What is taken along the gradient, at most ``momentum``; None for as much as that.
-        side: ``"right"`` (Eq. 49), ``"left"``, or ``"smaller"``, whose Gram matrix is the smaller one.
+        side: ``"right"`` (Eq. 49), ``"left"``, ``"smaller"``, whose Gram matrix is the smaller one, or
+            ``"whole"``: each gradient is one row of numbers, whatever its shape, ``m = m momentum + g -
+            erase <m, ĝ> ĝ``. That needs no products of matrices.
         output: See :class:`Momentum`.
         common: See :class:`~nestlearn.optim.gradient_memory.Common`.
 

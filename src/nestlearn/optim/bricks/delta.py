@@ -9,7 +9,7 @@ from nestlearn.optim.bricks.batches import as_matrix, is_matrix, product_dtype
 from nestlearn.optim.bricks.lists import Number, Tensors, add_, lengths, scale_
 from nestlearn.optim.bricks.sharded import split_like, whole
 
-SIDES = ("left", "right", "smaller")
+SIDES = ("left", "right", "smaller", "whole")
 
 
 def inverse_square(gradients: Tensors) -> Tensors:
@@ -61,7 +61,8 @@ def write_(memories: Tensors, gradients: Tensors, decay: Number, erase: Number, 
         gradients: g, of the same shapes.
         decay: In [0, 1].
         erase: In [0, decay]; at 0 this is the heavy ball.
-        side: See :func:`erased`.
+        side: See :func:`erased`; or ``"whole"``, which takes each gradient as one row, the ``[1, n]`` case of
+            ``"right"`` whatever its shape: ``m - erase <m, k> k``, without a product of matrices.
     """
     along: Tensors = []
     if isinstance(erase, Tensor) or erase:
@@ -75,6 +76,8 @@ def write_(memories: Tensors, gradients: Tensors, decay: Number, erase: Number, 
 
 def _along(memory: Tensor, gradient: Tensor, weight: Tensor, side: str) -> Tensor:
     """:func:`erased` with the gradient at length one for a key."""
+    if side == "whole":
+        return gradient * (whole((memory * gradient).sum(dtype=weight.dtype)) * weight)
     if not is_matrix(memory.shape):
         return memory * (gradient.to(weight.dtype).square() * weight).to(memory.dtype)
     dtype = product_dtype(memory.dtype)
