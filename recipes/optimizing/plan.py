@@ -22,7 +22,7 @@ from recipes.optimizing.entries import ENTRIES, Maker
 Record = dict[str, Any]
 Records = Mapping[str, Record]
 
-#: Seeds of the choice of a learning rate: the first for all rates, the others for the best and its neighbours.
+#: Seeds of the choice of a learning rate: the first for all rates, the others near the best one.
 TUNING_SEEDS = (1000, 1001, 1002)
 FURTHER, RATIO = 4, 2.0
 

@@ -115,8 +115,8 @@ class DeltaMomentum(_Linear):
 
     ``m = m (momentum I - erase ĝᵀĝ) + g`` with ``ĝ = g / ||g||``, so that the erase cannot overshoot (the
     paper's unnormalised form is unstable once ``||g||² > 1 + momentum``). Vectors and scalars are erased
-    element by element (but for ``side="whole"``), kernels of convolutions as ``[out, rest]``. With ``erase=0`` this is
-    :class:`Momentum`.
+    element by element (but for ``side="whole"``), kernels of convolutions as ``[out, rest]``. With
+    ``erase=0`` this is :class:`Momentum`.
 
     Args:
         params: Parameters, named parameters, or groups of them.
