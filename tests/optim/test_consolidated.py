@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -112,6 +113,27 @@ def test_closing_takes_the_hooks_off() -> None:
     assert model._forward_hooks
     optimizer.close()
     assert not model._forward_hooks
+
+
+@pytest.mark.parametrize("way", ["copied", "pickled"])
+def test_a_model_with_key_memories_is_copied_and_pickled(way: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(5, 8), nn.Linear(8, 3))
+    optimizer = made(model)
+    twin = copy.deepcopy(model) if way == "copied" else pickle.loads(pickle.dumps(model))
+    twin(torch.arange(5)).sum().backward()
+    assert not any(site.fresh for site in optimizer.memories.sites)
+    model(torch.arange(5)).sum().backward()
+    assert all(site.fresh for site in optimizer.memories.sites)
+
+
+def test_hooks_on_the_state_are_called() -> None:
+    model = nn.Linear(8, 3)
+    optimizer, called = made(model), []
+    optimizer.register_state_dict_pre_hook(called.append)
+    optimizer.register_state_dict_post_hook(lambda own, state: {**state, "further": 1})
+    assert {"consolidated", "further"} <= set(optimizer.state_dict())
+    assert called == [optimizer]
 
 
 def test_a_state_of_another_optimizer_is_refused() -> None:

@@ -48,6 +48,26 @@ def test_it_takes_the_optimizers_steps(name: str, first_order: bool) -> None:
             torch.testing.assert_close(got.states[key][memory], kept, rtol=1e-9, atol=1e-12)
 
 
+def test_m3_divides_by_names() -> None:
+    torch.manual_seed(0)
+    embedding = nn.Parameter(torch.randn(5, 4, dtype=F64))
+    parameters = {"embed.weight": embedding, "linear.weight": nn.Parameter(torch.randn(4, 3, dtype=F64))}
+
+    def product(values: Parameters, step: int) -> Tensor:
+        return (values["embed.weight"] @ values["linear.weight"] - step).square().mean()
+
+    begin = {name: value.detach().clone() for name, value in parameters.items()}
+    optimizer = nl.optim.M3(parameters.items(), lr=0.1)
+    for step in range(3):
+        optimizer.zero_grad()
+        product(dict(parameters), step).backward()
+        optimizer.step()
+    got = unroll(nl.optim.M3(parameters.items(), lr=0.1), product, begin, 3)
+    assert "orthogonal" not in got.states["embed.weight"]
+    for name, value in parameters.items():
+        torch.testing.assert_close(got.parameters[name], value.detach())
+
+
 @every
 def test_it_goes_on_where_it_stopped(name: str) -> None:
     optimizer = any_optimizer(name)

@@ -162,8 +162,14 @@ class Consolidated(Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """Of the optimizer inside, and the memories under ``"consolidated"``."""
+        for before in self._optimizer_state_dict_pre_hooks.values():
+            before(self)
         own = {"steps": self.steps, **self.memories.state_dict()}
-        return {**self.inner.state_dict(), "consolidated": own}
+        state = {**self.inner.state_dict(), "consolidated": own}
+        for after in self._optimizer_state_dict_post_hooks.values():
+            changed = after(self, state)
+            state = state if changed is None else changed
+        return state
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned.

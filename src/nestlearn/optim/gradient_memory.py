@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, ClassVar, TypedDict
 
@@ -153,7 +153,12 @@ class GradientMemory(Optimizer):
                 self._update(flow, group)
 
     def pure_step(
-        self, parameters: Tensors, gradients: Tensors, states: list[State], settings: Settings
+        self,
+        parameters: Tensors,
+        gradients: Tensors,
+        states: list[State],
+        settings: Settings,
+        names: Sequence[str] | None = None,
     ) -> tuple[Tensors, list[State]]:
         """The same update as a function: nothing that is given is overwritten, and everything differentiable.
 
@@ -162,10 +167,13 @@ class GradientMemory(Optimizer):
             gradients: Their gradients.
             states: Their memories; an empty one is started.
             settings: Hyper-parameters, any of which may be a tensor that needs a gradient.
+            names: Names of the parameters, for a rule that goes by them.
 
         Returns:
             New parameters and new memories.
         """
+        if names is not None:
+            settings = self._by_name(settings, parameters, names)
         states = [
             {name: value.clone() for name, value in (state or self._start(p, settings)).items()}
             for p, state in zip(parameters, states, strict=True)
@@ -174,6 +182,11 @@ class GradientMemory(Optimizer):
         with differentiable_bricks():
             self._update(Flow(parameters, list(gradients), states), settings)
         return parameters, states
+
+    def _by_name(self, settings: Settings, parameters: Tensors, names: Sequence[str]) -> Settings:
+        """Settings with what follows from the parameters' names."""
+        del parameters, names
+        return settings
 
     def _takes_sharded(self, settings: Settings) -> bool:
         """Whether parameters that are split over devices (FSDP2) can be updated."""

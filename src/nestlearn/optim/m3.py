@@ -141,10 +141,11 @@ class M3(GradientMemory):
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         names = group.get("param_names", [""] * len(group["params"]))
-        group["orthogonal"] = [
-            is_matrix(parameter.shape) and not _named(name, group["adamw_names"])
-            for parameter, name in zip(group["params"], names, strict=True)
-        ]
+        group["orthogonal"] = _divided(group["params"], names, group["adamw_names"])
+
+    def _by_name(self, settings: Settings, parameters: Tensors, names: Sequence[str]) -> Settings:
+        orthogonal = _divided(parameters, names, settings["adamw_names"])
+        return {**settings, "params": parameters, "orthogonal": orthogonal}
 
     def __repr__(self) -> str:
         lines = [super().__repr__()]
@@ -187,6 +188,11 @@ def _divides(settings: Settings) -> bool:
     """Whether the root of V divides the update."""
     given = settings["denominator"]
     return bool(settings["mode"] == "paper" if given is None else given)
+
+
+def _divided(parameters: Sequence[Tensor], names: Sequence[str], beginnings: Sequence[str]) -> list[bool]:
+    """Which parameters are M3's."""
+    return [is_matrix(p.shape) and not _named(n, beginnings) for p, n in zip(parameters, names, strict=True)]
 
 
 def _named(name: str, beginnings: Sequence[str]) -> bool:

@@ -15,6 +15,25 @@ from torch.utils.hooks import RemovableHandle
 Moments = dict[str, Tensor]
 
 
+class OwnHook:
+    """A hook that stays with its model: in a copy or an unpickled model it does nothing.
+
+    Args:
+        function: What it calls; None for nothing.
+    """
+
+    def __init__(self, function: Callable[..., None] | None = None) -> None:
+        self.function = function
+
+    def __call__(self, *arguments: Any) -> None:
+        """Call the function."""
+        if self.function is not None:
+            self.function(*arguments)
+
+    def __reduce__(self) -> tuple[type[OwnHook], tuple[()]]:
+        return OwnHook, ()
+
+
 class Site:
     """A parameter (or several that act as one) with its key memory.
 
@@ -109,8 +128,8 @@ class LinearSite(Site):
         """Record inputs in the forward pass and output gradients in the backward pass."""
 
         def forward(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-            if not (module is self.module and recording() and output.requires_grad):
-                return  # a copy of the model has the same hooks
+            if not (recording() and output.requires_grad):
+                return
             x = wide(args[0].detach().flatten(0, -2))
             _add(self.fresh, "input", x.mT @ x / x.shape[0])
             output.register_hook(backward)
@@ -120,7 +139,7 @@ class LinearSite(Site):
             small = g.shape[-1] <= self.largest
             _add(self.fresh, "output", g.mT @ g if small else g.square().sum(0))
 
-        return (self.module.register_forward_hook(forward),)
+        return (self.module.register_forward_hook(OwnHook(forward)),)
 
     def build(self, strength: float, output_strength: float) -> None:
         """Inverses of ``I + C / lambda`` and ``I + D / mu``."""
@@ -160,19 +179,19 @@ class EmbeddingSite(Site):
         """Record token frequencies, and the inputs of a tied output layer."""
 
         def tokens(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-            if module is self.module and recording() and output.requires_grad:
+            if recording() and output.requires_grad:
                 ids = args[0].flatten()
                 counts = torch.bincount(ids, minlength=self.module.num_embeddings)
                 _add(self.fresh, "rows", counts.to(wide(output).dtype) / ids.numel())
 
         def hidden(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-            if module is self.head and recording() and output.requires_grad:
+            if recording() and output.requires_grad:
                 x = wide(args[0].detach().flatten(0, -2))
                 _add(self.fresh, "input", x.mT @ x / x.shape[0])
 
-        handles = [self.module.register_forward_hook(tokens)]
+        handles = [self.module.register_forward_hook(OwnHook(tokens))]
         if self.head is not None:
-            handles.append(self.head.register_forward_hook(hidden))
+            handles.append(self.head.register_forward_hook(OwnHook(hidden)))
         return handles
 
     def build(self, strength: float, output_strength: float) -> None:

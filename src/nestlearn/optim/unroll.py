@@ -60,8 +60,6 @@ def unroll(
         inner = unroll(optimizer, loss, dict(model.named_parameters()), steps=5)
         loss(inner.parameters, 5).backward()
 
-    An :class:`~nestlearn.optim.M3` divides the parameters by their shapes here, not by their names.
-
     Args:
         optimizer: Gives the rule and, from its defaults, the hyper-parameters; it is left unchanged.
         loss: Maps the parameters by name and the step's number to the inner loss.
@@ -128,7 +126,7 @@ def _step(
             value, values, create_graph=not first_order, materialize_grads=True, retain_graph=True
         )
         moved, states = optimizer.pure_step(
-            values, list(gradients), [current.states[name] for name in names], settings
+            values, list(gradients), [current.states[name] for name in names], settings, names
         )
     new = Unrolled(dict(zip(names, moved, strict=True)), dict(zip(names, states, strict=True)))
     return new, value
