@@ -19,8 +19,9 @@ from nestlearn import levels, memory, optim
 from nestlearn.levels import Clock, Level
 
 if TYPE_CHECKING:
-    from nestlearn import continual, layers, models, reporting, streams, training
+    from nestlearn import continual, layers, models, reporting, retrofitting, streams, training
     from nestlearn.models.hope import HopeCache, HopeConfig, HopeForCausalLM, HopeModel
+    from nestlearn.retrofitting import NestedUnits, retrofit, undo_retrofit
 
 __version__ = "0.1.0"
 
@@ -30,8 +31,11 @@ _LAZY = {
     "HopeConfig": "nestlearn.models.hope",
     "HopeForCausalLM": "nestlearn.models.hope",
     "HopeModel": "nestlearn.models.hope",
+    "NestedUnits": "nestlearn.retrofitting",
+    "retrofit": "nestlearn.retrofitting",
+    "undo_retrofit": "nestlearn.retrofitting",
 }
-_ROOMS = ("continual", "layers", "models", "reporting", "streams", "training")
+_ROOMS = ("continual", "layers", "models", "reporting", "retrofitting", "streams", "training")
 
 
 def __getattr__(name: str) -> Any:
@@ -53,6 +57,7 @@ __all__ = [
     "HopeForCausalLM",
     "HopeModel",
     "Level",
+    "NestedUnits",
     "continual",
     "layers",
     "levels",
@@ -60,6 +65,9 @@ __all__ = [
     "models",
     "optim",
     "reporting",
+    "retrofit",
+    "retrofitting",
     "streams",
     "training",
+    "undo_retrofit",
 ]

@@ -35,7 +35,8 @@ class KeyMemories:
     :meth:`filtered` keeps updates out of the directions that it used.
 
     Args:
-        model: Model that owns the parameters.
+        model: Model that owns the parameters. If it has a method ``find_sites(parameters)``, that says where
+            the memories sit.
         parameters: The level's parameters.
         level: Gives the two strengths, and the tokens over which moments are averaged.
 
@@ -48,7 +49,8 @@ class KeyMemories:
 
     def __init__(self, model: nn.Module, parameters: Iterable[nn.Parameter], level: Level) -> None:
         self.level = level
-        self.sites = find_sites(model, parameters)
+        find = getattr(model, "find_sites", None)
+        self.sites = find_sites(model, parameters) if find is None else list(find(parameters))
         self.recording, self.committed, self.looks = True, 0, 0
         self._handles = [h for site in self.sites for h in site.hook(lambda: self.recording)]
 

@@ -142,6 +142,7 @@ class Nested(Optimizer):
         if tokens is None:
             raise ValueError("step needs tokens=, or set tokens_per_step when the optimizer is made")
         due = self.clock.due(tokens)
+        self._begin_step()
         self._refuse_non_finite(surprise)
         before = self.clock.tokens
         self._take_in_context(surprise, before, before + tokens)
@@ -151,8 +152,15 @@ class Nested(Optimizer):
                 self._update(level, gradients)
         if self.variant == "nested":
             self._reset_faster(due)
+        self._end_step(due)
         self.clock.advance(tokens)
         return loss
+
+    def _begin_step(self) -> None:
+        """Called before gradients are looked at; for parameters that are copies of others."""
+
+    def _end_step(self, due: tuple[Level, ...]) -> None:
+        """Called after the parameters of these levels (and, if nested, of the faster ones) have changed."""
 
     def commit(self) -> None:
         """Declare the current context finished: key memories keep it from the next update on.

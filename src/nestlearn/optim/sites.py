@@ -114,9 +114,18 @@ class LinearSite(Site):
 
     largest = 1024
 
-    def __init__(self, module: nn.Linear) -> None:
-        super().__init__(tuple(p for p in module.parameters() if p.requires_grad))
+    def __init__(self, module: nn.Module, parameters: tuple[nn.Parameter, ...] | None = None) -> None:
+        own = tuple(p for p in module.parameters() if p.requires_grad) if parameters is None else parameters
+        super().__init__(own)
         self.module = module
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """The inputs that the site's weight multiplies, of all ``[N, in]``."""
+        return x
+
+    def outputs(self, gradient: Tensor) -> Tensor:
+        """The gradients of the outputs that it gives, of all ``[N, out]``."""
+        return gradient
 
     def sensitivity(self) -> Tensor | None:
         """``mean(diag C) mean(diag D)``: the mean of the Kronecker-factored curvature's diagonal."""
@@ -130,12 +139,12 @@ class LinearSite(Site):
         def forward(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
             if not (recording() and output.requires_grad):
                 return
-            x = wide(args[0].detach().flatten(0, -2))
+            x = wide(self.inputs(args[0].detach().flatten(0, -2)))
             _add(self.fresh, "input", x.mT @ x / x.shape[0])
             output.register_hook(backward)
 
         def backward(gradient: Tensor) -> None:
-            g = wide(gradient.flatten(0, -2))
+            g = wide(self.outputs(gradient.flatten(0, -2)))
             small = g.shape[-1] <= self.largest
             _add(self.fresh, "output", g.mT @ g if small else g.square().sum(0))
 

@@ -1,0 +1,28 @@
+"""Pretrained models become levels: the same function at first, and a part that learns at each frequency."""
+
+from nestlearn.retrofitting.anatomy import Block, find_blocks
+from nestlearn.retrofitting.division import Division, divide, measure_usage
+from nestlearn.retrofitting.parts import Parts
+from nestlearn.retrofitting.retrofit import (
+    NestedUnits,
+    Retrofit,
+    retrofit,
+    retrofit_of,
+    undo_retrofit,
+)
+from nestlearn.retrofitting.samples import own_samples
+
+__all__ = [
+    "Block",
+    "Division",
+    "NestedUnits",
+    "Parts",
+    "Retrofit",
+    "divide",
+    "find_blocks",
+    "measure_usage",
+    "own_samples",
+    "retrofit",
+    "retrofit_of",
+    "undo_retrofit",
+]
