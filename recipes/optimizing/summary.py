@@ -64,7 +64,14 @@ CLAIMS = (
     *(
         Claim("", task, "M3", than)
         for task in _NETWORKS
-        for than in ("AdamW", "AdamW, beta 0.95", "Muon", "Muon, heavyball")
+        for than in (
+            "AdamW",
+            "AdamW, beta 0.95",
+            "Muon",
+            "Muon, heavyball",
+            "Muon, momentum 0.9",
+            "M3, fast memory alone",
+        )
     ),
     *(Claim("Fig. 11", "digits", "M3", than, "training") for than in ("AdamW", "Muon")),
     *(

@@ -20,6 +20,7 @@ from nestlearn.levels import Clock, Level
 
 if TYPE_CHECKING:
     from nestlearn import continual, layers, models, reporting, retrofitting, streams, training
+    from nestlearn.continual.learner import Learner
     from nestlearn.models.hope import HopeCache, HopeConfig, HopeForCausalLM, HopeModel
     from nestlearn.retrofitting import NestedUnits, retrofit, undo_retrofit
 
@@ -31,6 +32,7 @@ _LAZY = {
     "HopeConfig": "nestlearn.models.hope",
     "HopeForCausalLM": "nestlearn.models.hope",
     "HopeModel": "nestlearn.models.hope",
+    "Learner": "nestlearn.continual.learner",
     "NestedUnits": "nestlearn.retrofitting",
     "retrofit": "nestlearn.retrofitting",
     "undo_retrofit": "nestlearn.retrofitting",
@@ -56,6 +58,7 @@ __all__ = [
     "HopeConfig",
     "HopeForCausalLM",
     "HopeModel",
+    "Learner",
     "Level",
     "NestedUnits",
     "continual",

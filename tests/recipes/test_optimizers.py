@@ -119,7 +119,7 @@ def test_tuning_and_report_have_data_of_their_own():
 
 def test_the_claims_about_networks_come_first():
     places = Plan(list(TASKS), list(ENTRIES), 1).places()
-    assert places[:4] == [("language", e) for e in ("AdamW", "Muon", "M3", "M3, denominator")]
+    assert places[:4] == [("language", e) for e in ("AdamW", "Muon", "M3", "M3, fast memory alone")]
     assert places.index(("digits", "M3")) < places.index(("language", "Momentum"))
 
 

@@ -86,7 +86,7 @@ class M3(GradientMemory):
         self,
         params: ParamsT,
         lr: float | Tensor = 1e-3,
-        betas: tuple[float, float] = (0.95, 0.95),
+        betas: tuple[float, float] = (0.9, 0.95),
         periods: Sequence[int] = (50,),
         slow_betas: Sequence[float] = (0.5,),
         weights: Sequence[float] = (0.1,),

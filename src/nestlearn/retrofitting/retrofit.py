@@ -148,7 +148,7 @@ class NestedUnits(Nested):
 
     def __init__(self, model: nn.Module, **settings: Any) -> None:
         made = retrofit_of(model)
-        self.parts = Parts(model, made.division)
+        self.parts, self._base = Parts(model, made.division), made.base
         super().__init__(made.levels, self.parts, **{"variant": "sequential", **settings})
 
     def _begin_step(self) -> None:
@@ -159,6 +159,22 @@ class NestedUnits(Nested):
         for level in changed:
             for part in self.parts.parts(level.name):
                 part.scatter()
+
+    def reset(self, level: str) -> None:
+        """Give a level the base's values again, and its optimizer an empty state.
+
+        Raises:
+            ValueError: For an unknown level.
+        """
+        if level not in self._inner:
+            raise ValueError(f"there is no level {level!r}; there are {', '.join(self._inner)}")
+        self._inner[level].state.clear()
+        self._pending.pop(level, None)
+        for name, part in self.parts.by_level[level].items():
+            part.write(part.of(self._base.get_parameter(name)))
+        if level in self._initial:
+            own = self._inner[level].param_groups[0]["params"]
+            self._initial[level] = [parameter.detach().clone() for parameter in own]
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Empty the gradients of the parts and of the model."""

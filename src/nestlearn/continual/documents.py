@@ -1,0 +1,188 @@
+"""Anything that holds text, as a stream of token windows."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Stream = Any
+"""What can be learned: a string, strings, chats (lists of turns), records with one of the fields
+:data:`FIELDS`, tensors of token ids, or any iterable of these, such as a ``datasets.Dataset``."""
+
+#: Fields of a record that hold what is to be learned, in the order in which they are looked for.
+FIELDS = ("input_ids", "messages", "text")
+_ROLE = "role"
+
+
+def documents(stream: Stream) -> Iterator[Any]:
+    """The single documents of a stream: strings, chats and token ids, one by one.
+
+    Raises:
+        ValueError: For something that is not text.
+    """
+    if isinstance(stream, str | Mapping) or _is_chat(stream):
+        yield _content(stream)
+    elif isinstance(stream, Tensor):
+        yield from (stream if stream.dim() > 1 else [stream])
+    elif isinstance(stream, Iterable):
+        for document in stream:
+            if isinstance(document, Tensor) and document.dim() > 1:
+                yield from document
+            else:
+                yield _content(document)
+    else:
+        raise ValueError(f"a stream of text is needed, not {_kind(stream)}")
+
+
+def _is_chat(value: Any) -> bool:
+    """Whether a value is one chat, a sequence of turns."""
+    if isinstance(value, str | Tensor) or not isinstance(value, Sequence) or not value:
+        return False
+    return all(isinstance(turn, Mapping) and _ROLE in turn for turn in value)
+
+
+def _content(document: Any) -> Any:
+    """A string, a chat or token ids out of one entry of a stream."""
+    if isinstance(document, Mapping):
+        for field in FIELDS:
+            if field in document:
+                return _content(document[field])
+        raise ValueError(
+            f"a record needs one of the fields {', '.join(FIELDS)}; this one has {', '.join(document)}"
+        )
+    if isinstance(document, str) or _is_chat(document):
+        return document
+    if isinstance(document, Tensor) and document.dim() == 1:
+        return document
+    if isinstance(document, Sequence) and all(isinstance(token, int) for token in document):
+        return torch.tensor(document, dtype=torch.long)
+    raise ValueError(f"a document is a string, a chat, a record or token ids, not {_kind(document)}")
+
+
+def _kind(value: Any) -> str:
+    return f"a {type(value).__name__}: {str(value)[:60]!r}"
+
+
+def encode(tokenizer: Any, document: Any) -> list[int]:
+    """Token ids of a document, with the token that ends a text behind them if the tokenizer has one.
+
+    Raises:
+        ValueError: For a chat without a chat template.
+    """
+    if isinstance(document, Tensor):
+        return [int(token) for token in document.tolist()]
+    if isinstance(document, str):
+        ids = [int(token) for token in tokenizer(document)["input_ids"]] if document else []
+    else:
+        if getattr(tokenizer, "chat_template", None) is None:
+            raise ValueError("this tokenizer has no chat template: give the turns as text")
+        ids = [int(token) for token in tokenizer.apply_chat_template(document, return_dict=True)["input_ids"]]
+    end = tokenizer.eos_token_id
+    if ids and end is not None and ids[-1] != end:
+        ids.append(end)
+    return ids
+
+
+class Windows:
+    """Cuts documents into windows of ``context`` targets, in order, each target once.
+
+    Documents follow each other in one stream of tokens; what is longer than a window goes on in the next
+    one. Neighbouring windows share one token. The position can be saved and taken up again.
+
+    Args:
+        tokenizer: A Hugging Face tokenizer.
+        context: Targets of a window.
+        batch_size: Windows of a batch.
+
+    Attributes:
+        documents: Documents taken in so far.
+        longest: Tokens of the longest one.
+        ended: Whether the stream has come to its end.
+    """
+
+    def __init__(self, tokenizer: Any, context: int, batch_size: int) -> None:
+        self.tokenizer, self.context, self.batch_size = tokenizer, context, batch_size
+        self.documents, self.longest, self.ended = 0, 0, False
+        self._buffer: list[int] = []
+        self._digest = hashlib.sha256().hexdigest()
+
+    def batches(self, stream: Stream) -> Iterator[Tensor]:
+        """Token ids ``[B, context + 1]``; at the end fewer windows, and last a shorter one.
+
+        A stream that was begun before is taken up where it was left.
+
+        Raises:
+            ValueError: If it is another one than before.
+        """
+        source = documents(stream)
+        self._skip(source)
+        size = self.batch_size * self.context
+        while True:
+            while len(self._buffer) <= size and not self.ended:
+                self._take_in(source)
+            if len(self._buffer) <= size:
+                break
+            yield self._cut(self.batch_size)
+        if len(self._buffer) > self.context:
+            yield self._cut((len(self._buffer) - 1) // self.context)
+        if len(self._buffer) > 1:
+            last, self._buffer = self._buffer, []
+            yield torch.tensor(last).unsqueeze(0)
+
+    def _take_in(self, source: Iterator[Any]) -> None:
+        document = next(source, None)
+        if document is None:
+            self.ended = True
+            return
+        ids = encode(self.tokenizer, document)
+        self._note(ids)
+        self._buffer += ids
+
+    def _note(self, ids: list[int]) -> None:
+        self.documents += 1
+        self.longest = max(self.longest, len(ids))
+        self._digest = hashlib.sha256(f"{self._digest}{ids}".encode()).hexdigest()
+
+    def _skip(self, source: Iterator[Any]) -> None:
+        """Pass over the documents that were taken in before."""
+        done, expected, longest = self.documents, self._digest, self.longest
+        self.documents, self._digest = 0, hashlib.sha256().hexdigest()
+        for _ in range(done):
+            document = next(source, None)
+            if document is None:
+                break
+            self._note(encode(self.tokenizer, document))
+        if (self.documents, self._digest) != (done, expected):
+            self.documents, self._digest = done, expected
+            raise ValueError(
+                f"this is another stream than the one whose first {done} documents were learned: go on with "
+                "the same one, or begin anew with another checkpoint"
+            )
+        self.longest = longest
+
+    def _cut(self, count: int) -> Tensor:
+        """The next windows; their last token stays, as the first input of the next."""
+        end = count * self.context
+        ids = torch.tensor(self._buffer[: end + 1])
+        self._buffer = self._buffer[end:]
+        return ids.unfold(0, self.context + 1, self.context).clone()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position in the stream."""
+        return {
+            "documents": self.documents,
+            "longest": self.longest,
+            "ended": self.ended,
+            "digest": self._digest,
+            "buffer": torch.tensor(self._buffer, dtype=torch.long),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Return to a position."""
+        self.documents, self.longest = int(state["documents"]), int(state["longest"])
+        self.ended, self._digest = bool(state["ended"]), str(state["digest"])
+        self._buffer = [int(token) for token in state["buffer"].tolist()]

@@ -1,0 +1,205 @@
+"""The loop behind :meth:`nestlearn.Learner.learn`: steps, checkpoints, interruption, progress."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nestlearn.continual.documents import Stream, Windows
+from nestlearn.optim import NonFiniteGradientError
+from nestlearn.training import CheckpointError, Interrupted, load_tree, save_tree
+
+if TYPE_CHECKING:
+    from nestlearn.continual.learner import Learner
+
+KIND = "nestlearn-learning-1"
+
+
+@dataclass
+class Learned:
+    """What a call of ``learn`` did.
+
+    Attributes:
+        tokens: That were predicted and learned.
+        steps: Batches.
+        documents: Of the stream.
+        longest: Tokens of its longest document.
+        seconds: In all calls that it took.
+        losses: Mean loss of each step before it was learned, in nats a token.
+        finished: Whether the stream has come to its end.
+    """
+
+    tokens: int = 0
+    steps: int = 0
+    documents: int = 0
+    longest: int = 0
+    seconds: float = 0.0
+    losses: list[float] = field(default_factory=list)
+    finished: bool = False
+
+    def __str__(self) -> str:
+        return (
+            f"{self.documents} documents, {self.tokens:,} tokens in {self.steps} steps, "
+            f"{self.seconds:.0f} s; loss {self.losses[0]:.3f} at first, {self.losses[-1]:.3f} at last"
+        )
+
+
+def learn(
+    learner: Learner, stream: Stream, *, checkpoint: Path | None, checkpoint_every: int, progress: bool | None
+) -> Learned:
+    """See :meth:`nestlearn.Learner.learn`."""
+    if isinstance(checkpoint_every, bool) or not checkpoint_every >= 1:
+        raise ValueError(f"checkpoint_every must be at least 1; got {checkpoint_every!r}")
+    windows = Windows(learner.tokenizer, learner.context, learner.batch_size)
+    report = Learned()
+    if checkpoint is not None and checkpoint.exists():
+        _resume(learner, checkpoint, windows, report)
+
+    def save() -> None:
+        if checkpoint is not None:
+            save_tree(checkpoint, _state(learner, windows, report))
+
+    def note() -> None:
+        report.documents, report.longest = windows.documents, windows.longest
+
+    batches = windows.batches(stream)
+    with _interruptible() as stop, _bar(progress, learner) as show:
+        started = time.perf_counter()
+        batch = next(batches, None)
+        if batch is None and not report.steps:
+            raise ValueError("the stream is empty: nothing was learned")
+        if batch is not None and learner.method.wants_old:
+            learner.calibrate()
+        while batch is not None:
+            try:
+                report.losses.append(learner.method.step(batch.to(learner.device)))
+            except NonFiniteGradientError as error:
+                raise NonFiniteGradientError(
+                    f"{error} (in document {windows.documents}, after {report.steps} steps of the stream; "
+                    "what was learned before is there)"
+                ) from error
+            report.steps += 1
+            report.tokens += batch.shape[0] * (batch.shape[1] - 1)
+            now = time.perf_counter()
+            report.seconds, started = report.seconds + now - started, now
+            note()
+            show(report)
+            if stop.is_set():
+                save()
+                raise Interrupted(_told(report, checkpoint))
+            # The next windows are cut after the position was saved, not before.
+            if report.steps % checkpoint_every == 0:
+                save()
+            batch = next(batches, None)
+    note()
+    report.finished = True
+    save()
+    return report
+
+
+def _told(report: Learned, checkpoint: Path | None) -> str:
+    kept = "what was learned is in the learner"
+    if checkpoint is not None:
+        kept += f" and in {checkpoint}: the same call goes on from there"
+    return f"stopped after {report.steps} steps and {report.tokens:,} tokens; {kept}"
+
+
+def _state(learner: Learner, windows: Windows, report: Learned) -> dict[str, Any]:
+    return {
+        "kind": KIND,
+        "identity": _identity(learner),
+        "method": learner.method.state_dict(),
+        "windows": windows.state_dict(),
+        "report": asdict(report),
+    }
+
+
+def _identity(learner: Learner) -> dict[str, Any]:
+    """What has to be the same to go on."""
+    return {
+        "base": learner.identity.digest,
+        "method": learner.method.name,
+        "settings": learner.method.settings,
+        "context": learner.context,
+        "batch_size": learner.batch_size,
+    }
+
+
+def _resume(learner: Learner, path: Path, windows: Windows, report: Learned) -> None:
+    """Return to where a checkpoint was written.
+
+    Raises:
+        CheckpointError: If it is damaged, no checkpoint of learning, or of other settings.
+    """
+    tree = load_tree(path)
+    if not isinstance(tree, dict) or tree.get("kind") != KIND:
+        raise CheckpointError(f"{path} is no checkpoint of learning: choose another file")
+    saved, own = _plain(tree["identity"]), _plain(_identity(learner))
+    if saved != own:
+        different = sorted(key for key in {*saved, *own} if saved.get(key) != own.get(key))
+        raise CheckpointError(
+            f"{path} was written with another {', '.join(different)}: go on with the same, or choose another "
+            "file"
+        )
+    learner.method.load_state_dict(tree["method"])
+    windows.load_state_dict(tree["windows"])
+    for name, value in tree["report"].items():
+        setattr(report, name, value)
+    report.finished = False
+
+
+def _plain(tree: Any) -> Any:
+    """Tuples as lists, as they come out of a file."""
+    if isinstance(tree, dict):
+        return {key: _plain(value) for key, value in tree.items()}
+    return [_plain(value) for value in tree] if isinstance(tree, list | tuple) else tree
+
+
+@contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """An event that Ctrl-C sets, so that a step is never cut in two; a second Ctrl-C ends at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def request(number: int, frame: Any) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    signal.signal(signal.SIGINT, request)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _bar(progress: bool | None, learner: Learner) -> Iterator[Any]:
+    """Gives what shows the report after every step."""
+    del learner
+    if progress is False or (progress is None and not sys.stderr.isatty()):
+        with nullcontext():
+            yield lambda report: None
+        return
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+
+    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        line = bar.add_task("looking at what the model knows")
+
+        def show(report: Learned) -> None:
+            text = f"{report.tokens:,} tokens, {report.documents} documents, loss {report.losses[-1]:.3f}"
+            bar.update(line, description=text)
+
+        yield show

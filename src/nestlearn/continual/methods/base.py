@@ -1,0 +1,147 @@
+"""What all ways of learning on share, so that they can be compared."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+Tree = dict[str, Any]
+
+
+def causal_loss(model: nn.Module, batch: Tensor) -> Tensor:
+    """Mean cross-entropy of a causal language model's next tokens, in nats.
+
+    Args:
+        model: Called with ``input_ids`` and ``labels``, as Hugging Face's are.
+        batch: Token ids ``[B, T + 1]``.
+    """
+    loss: Tensor = model(input_ids=batch, labels=batch, use_cache=False).loss
+    return loss
+
+
+class Method(ABC):
+    """A way of learning on: which parameters of a model change, and how.
+
+    Attributes:
+        name: As it is called in files and on the command line.
+        model: The model that learns; it shares what does not change with the base.
+    """
+
+    name: ClassVar[str]
+    model: nn.Module
+
+    @property
+    @abstractmethod
+    def settings(self) -> Tree:
+        """What the method was made with, as JSON knows it."""
+
+    @classmethod
+    @abstractmethod
+    def from_settings(cls, settings: Mapping[str, Any], learned: Mapping[str, Any]) -> Method:
+        """The method as a file describes it.
+
+        Args:
+            settings: What :attr:`settings` was.
+            learned: What :meth:`learned` returned.
+        """
+
+    @abstractmethod
+    def attach(self, base: nn.Module) -> None:
+        """Take a model to learn on, which stays as it is."""
+
+    @property
+    def wants_old(self) -> bool:
+        """Whether :meth:`calibrate` has to be called before the first step."""
+        return False
+
+    def calibrate(self, batches: Iterable[Tensor], seed: int = 0) -> None:  # noqa: B027
+        """Take in what is to be kept.
+
+        Args:
+            batches: Token ids ``[B, T]`` of the old distribution.
+            seed: Of what is drawn.
+        """
+
+    @abstractmethod
+    def step(self, batch: Tensor) -> float:
+        """Learn from one batch.
+
+        Args:
+            batch: Token ids ``[B, T + 1]``.
+
+        Returns:
+            The loss before, in nats a token.
+
+        Raises:
+            NonFiniteGradientError: If the loss or a gradient is not finite; nothing has changed then.
+        """
+
+    @abstractmethod
+    def learned(self) -> Tree:
+        """What is different from the base: tensors by name, and nothing else."""
+
+    @abstractmethod
+    def apply(self, learned: Mapping[str, Any]) -> None:
+        """Put what :meth:`learned` returned into the model.
+
+        Raises:
+            ValueError: If it does not fit; nothing has changed then.
+        """
+
+    @abstractmethod
+    def reset(self, level: str | None = None) -> None:
+        """Forget what was learned, in one level or in all.
+
+        Raises:
+            ValueError: For an unknown level.
+        """
+
+    @abstractmethod
+    def changes(self) -> Sequence[Change]:
+        """How far each part of the model has moved from the base."""
+
+    @abstractmethod
+    def state_dict(self) -> Tree:
+        """Everything that the next step depends on."""
+
+    @abstractmethod
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned; learning then goes on bit for bit."""
+
+    def close(self) -> None:  # noqa: B027  (most attach nothing)
+        """Take whatever was attached off the model."""
+
+
+class Change:
+    """How far some parameters have moved from the base.
+
+    Attributes:
+        name: Of the level, or of the method.
+        parameters: How many numbers could change.
+        changed: How many did.
+        distance: Length of the change.
+        relative: The same over the length of the base's values.
+        updates: How often they were updated.
+    """
+
+    def __init__(self, name: str, pairs: Iterable[tuple[Tensor, Tensor]], updates: int) -> None:
+        self.name, self.updates = name, updates
+        self.parameters = self.changed = 0
+        moved = start = 0.0
+        for before, now in pairs:
+            first, second = before.detach().double(), now.detach().double()
+            self.parameters += first.numel()
+            self.changed += int((first != second).sum())
+            moved += float((second - first).square().sum())
+            start += float(first.square().sum())
+        self.distance = moved**0.5
+        self.relative = self.distance / start**0.5 if start else 0.0
+
+    def __repr__(self) -> str:
+        return (
+            f"{self.name}: {self.changed:,} of {self.parameters:,} numbers changed in {self.updates} "
+            f"updates, by {100 * self.relative:.3g} % of their length"
+        )

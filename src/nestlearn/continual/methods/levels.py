@@ -1,0 +1,221 @@
+"""Ours: the units of the feed-forward blocks learn in levels, and keep what earlier contexts used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nestlearn.continual.methods.base import Change, Method, Tree, causal_loss
+from nestlearn.levels import Level
+from nestlearn.retrofitting import Division, NestedUnits, find_blocks, retrofit, retrofit_of
+from nestlearn.retrofitting.retrofit import divided
+
+#: Updates at the stream's own pace and eight times slower, both protecting what earlier contexts used.
+DEFAULT_LEVELS = (
+    Level("fast", period=1024, lr=1e-3, consolidate=True),
+    Level("slow", period=8192, lr=1e-3, consolidate=True),
+)
+
+
+class Levels(Method):
+    """Levels of hidden units, each updated when its clock is due (Eq. 71).
+
+    Args:
+        levels: The levels; of a model that is retrofitted already, its own.
+        how: See :func:`nestlearn.retrofit`.
+        assign: Likewise.
+        shares: Likewise.
+        blocks: Likewise.
+        calibration: Likewise.
+        division: Who owns which units, where that is known.
+        seed: Likewise.
+
+    Attributes:
+        optimizer: Updates the levels.
+    """
+
+    name: ClassVar[str] = "levels"
+
+    def __init__(
+        self,
+        levels: Iterable[Level] | None = None,
+        how: str = "units",
+        *,
+        assign: str | None = None,
+        shares: Sequence[float] | None = None,
+        blocks: Sequence[str] | None = None,
+        calibration: Sequence[Tensor] | None = None,
+        division: Mapping[str, Any] | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.levels = None if levels is None else tuple(levels)
+        self.how, self.assign, self.shares, self.blocks = how, assign, shares, blocks
+        self.calibration, self.division, self.seed = calibration, division, seed
+        self.updates: dict[str, int] = {}
+
+    @property
+    def settings(self) -> Tree:
+        """The levels and the names of the blocks that were given."""
+        return {
+            "levels": [asdict(level) for level in retrofit_of(self.model).levels],
+            "blocks": None if self.blocks is None else list(self.blocks),
+        }
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any], learned: Mapping[str, Any]) -> Levels:
+        """The method as a file describes it, with the units divided as there."""
+        levels = [Level(**{**level, "betas": tuple(level["betas"])}) for level in settings["levels"]]
+        return cls(levels, blocks=settings["blocks"], division=learned["division"])
+
+    def attach(self, base: nn.Module) -> None:
+        """Retrofit the model, or take one that is.
+
+        Raises:
+            ValueError: If levels are given for a model that has some.
+        """
+        if hasattr(base, "_nestlearn_retrofit"):
+            if self.levels is not None:
+                raise ValueError("this model has levels already: leave out levels=, or undo_retrofit(model)")
+            self.model = base
+        else:
+            self.model = self._retrofitted(base)
+        self.optimizer = NestedUnits(self.model)
+        self.updates = {level.name: 0 for level in self.optimizer.levels}
+
+    def _retrofitted(self, base: nn.Module) -> nn.Module:
+        levels = DEFAULT_LEVELS if self.levels is None else self.levels
+        if self.division is not None:
+            return divided(base, levels, Division.from_tree(find_blocks(base, self.blocks), self.division))
+        return retrofit(
+            base,
+            levels,
+            self.how,
+            assign=self.assign,
+            shares=self.shares,
+            blocks=self.blocks,
+            calibration=self.calibration,
+            seed=self.seed,
+        )
+
+    @property
+    def wants_old(self) -> bool:
+        """Whether a level protects something and has nothing to protect yet."""
+        memories = self.optimizer.memories.values()
+        return bool(memories) and not any(memory.committed for memory in memories)
+
+    def calibrate(self, batches: Iterable[Tensor], seed: int = 0) -> None:
+        """Fill the key memories: inputs of the old text, output gradients of labels drawn from the model."""
+        generator = torch.Generator(device=next(self.model.parameters()).device).manual_seed(seed)
+        memories = list(self.optimizer.memories.values())
+        self.optimizer.commit()
+        for batch in batches:
+            for memory in memories:
+                memory.recording = True
+            drawn_loss(self.model, batch, generator).backward()
+            for memory in memories:
+                memory.refresh()
+            self.optimizer.zero_grad()
+        self.optimizer.commit()
+
+    def step(self, batch: Tensor) -> float:
+        """One step of the stream; the levels that it makes due are updated."""
+        tokens = batch.shape[0] * (batch.shape[1] - 1)
+        due = self.optimizer.clock.due(tokens)
+        loss = causal_loss(self.model, batch)
+        loss.backward()
+        value = loss.detach()
+        try:
+            self.optimizer.step(tokens=tokens, surprise=value)
+        finally:
+            self.optimizer.zero_grad()
+        for level in due:
+            self.updates[level.name] += 1
+        return float(value)
+
+    def learned(self) -> Tree:
+        """Who owns which units, and the values of the levels that have changed."""
+        made = retrofit_of(self.model)
+        changed: Tree = {}
+        for level, parts in self.optimizer.parts.by_level.items():
+            values = {name: part.of(part.parameter.detach()) for name, part in parts.items()}
+            before = {name: part.of(made.base.get_parameter(name)) for name, part in parts.items()}
+            if not all(torch.equal(values[name], before[name]) for name in values):
+                changed[level] = values
+        return {"division": made.division.to_tree(), "values": changed}
+
+    def apply(self, learned: Mapping[str, Any]) -> None:
+        """Write the levels' values."""
+        by_level = self.optimizer.parts.by_level
+        for level, values in learned["values"].items():
+            for name, value in values.items():
+                part = by_level.get(level, {}).get(name)
+                if part is None or part.own.shape != value.shape:
+                    raise ValueError(f"level {level!r} has no part of {name} with shape {list(value.shape)}")
+        for level, values in learned["values"].items():
+            for name, value in values.items():
+                by_level[level][name].write(value)
+
+    def reset(self, level: str | None = None) -> None:
+        """Give the units of a level the base's values, and its optimizer an empty state."""
+        names = list(self.updates) if level is None else [level]
+        for name in names:
+            self.optimizer.reset(name)
+            self.updates[name] = 0
+
+    def changes(self) -> list[Change]:
+        """One entry per level, fast to slow."""
+        base = retrofit_of(self.model).base
+        return [
+            Change(
+                level.name,
+                [
+                    (part.of(base.get_parameter(name)), part.of(part.parameter))
+                    for name, part in self.optimizer.parts.by_level[level.name].items()
+                ],
+                self.updates[level.name],
+            )
+            for level in self.optimizer.levels
+        ]
+
+    def state_dict(self) -> Tree:
+        """Of the optimizer, with the parts of the weights, and the division."""
+        division = retrofit_of(self.model).division.to_tree()
+        return {"optimizer": self.optimizer.state_dict(), "updates": dict(self.updates), "division": division}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the optimizer and the levels' parts.
+
+        Raises:
+            ValueError: If the state is of another model, or its units are divided in another way.
+        """
+        made = retrofit_of(self.model)
+        saved = Division.from_tree(made.division.blocks, state["division"])
+        for block, levels in made.division.units.items():
+            for level, units in levels.items():
+                if not torch.equal(units, saved.units[block].get(level, torch.empty(0))):
+                    raise ValueError(f"the state divides the units of {block!r} among levels in another way")
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.updates = {name: int(count) for name, count in state["updates"].items()}
+
+    def close(self) -> None:
+        """Take the key memories' hooks off the model."""
+        self.optimizer.close()
+
+
+def drawn_loss(model: nn.Module, batch: Tensor, generator: torch.Generator) -> Tensor:
+    """Cross-entropy of labels that the model itself draws: its gradients are those of the Fisher matrix.
+
+    Args:
+        model: A causal language model.
+        batch: Token ids ``[B, T]``.
+        generator: Of the draws, on the model's device.
+    """
+    logits: Any = model(input_ids=batch, use_cache=False).logits
+    logits = logits.flatten(0, 1).float()
+    labels = torch.multinomial(logits.detach().softmax(-1), 1, generator=generator).flatten()
+    return F.cross_entropy(logits, labels)
