@@ -2,49 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from nestlearn.continual.documents import Stream, Windows, documents, encode
+from nestlearn.continual.documents import Stream, Windows
 from nestlearn.continual.identity import Identity, identify
 from nestlearn.continual.learning import Learned, learn
 from nestlearn.continual.memory_file import MemoryFileError, check_base, read_memory, save_memory
 from nestlearn.continual.methods import METHODS, Change, Levels, Method
+from nestlearn.continual.scoring import Score, score
 from nestlearn.levels import Level
 from nestlearn.retrofitting import own_samples, retrofit_of
 
 #: Tokens of a window where the model can take as many.
 CONTEXT = 256
-
-
-@dataclass(frozen=True)
-class Score:
-    """How well a model predicts texts.
-
-    Attributes:
-        bits: Negative log-likelihood.
-        bytes: Of the texts in UTF-8.
-        tokens: That were predicted.
-    """
-
-    bits: float
-    bytes: int
-    tokens: int
-
-    @property
-    def bits_per_byte(self) -> float:
-        """The lower the better, whatever the tokenizer."""
-        return self.bits / self.bytes
-
-    def __float__(self) -> float:
-        return self.bits_per_byte
 
 
 class Learner:
@@ -221,7 +196,6 @@ class Learner:
         text: str = self.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
         return text
 
-    @torch.no_grad()
     def score(self, texts: Stream) -> Score:
         """How well the model predicts texts, each by itself and in windows of :attr:`context` tokens.
 
@@ -233,29 +207,7 @@ class Learner:
         Raises:
             ValueError: If there is none.
         """
-        nats = torch.zeros((), dtype=torch.float64, device=self.device)
-        size = tokens = 0
-        for text in documents(texts):
-            ids = encode(self.tokenizer, text)
-            size += len(text.encode() if isinstance(text, str) else self.tokenizer.decode(ids).encode())
-            first = self.tokenizer.bos_token_id
-            first = self.tokenizer.eos_token_id if first is None else first
-            if first is not None and ids[:1] != [first]:
-                ids = [first, *ids]
-            tokens += max(0, len(ids) - 1)
-            nats += self._nats(ids)
-        if not size:
-            raise ValueError("there is no text to score")
-        return Score(float(nats) / math.log(2), size, tokens)
-
-    def _nats(self, ids: list[int]) -> Tensor:
-        """Negative log-likelihood of all tokens but the first."""
-        total = torch.zeros((), dtype=torch.float64, device=self.device)
-        for start in range(0, len(ids) - 1, self.context):
-            window = torch.tensor([ids[start : start + self.context + 1]], device=self.device)
-            logits: Any = self.model(input_ids=window[:, :-1], use_cache=False).logits
-            total += F.cross_entropy(logits[0].float(), window[0, 1:], reduction="sum")
-        return total
+        return score(self.model, self.tokenizer, texts, self.context)
 
     def snapshot(self, name: str) -> None:
         """Keep the present state under a name, in memory: weights, optimizer, clocks and key memories."""

@@ -99,6 +99,7 @@ def learn(
                 save()
             batch = next(batches, None)
     note()
+    learner.method.finish()
     report.finished = True
     save()
     return report

@@ -2,8 +2,28 @@
 
 from nestlearn.continual.methods.base import Change, Method
 from nestlearn.continual.methods.levels import DEFAULT_LEVELS, Levels
+from nestlearn.continual.methods.lora import Lora
+from nestlearn.continual.methods.penalties import ElasticWeights, L2ToStart
+from nestlearn.continual.methods.replay import Averaging, Replay
+from nestlearn.continual.methods.tuning import BlockTuning, FineTuning
 
 #: By the name in files and on the command line.
-METHODS: dict[str, type[Method]] = {Levels.name: Levels}
+METHODS: dict[str, type[Method]] = {
+    method.name: method
+    for method in (Levels, FineTuning, BlockTuning, Lora, ElasticWeights, L2ToStart, Replay, Averaging)
+}
 
-__all__ = ["DEFAULT_LEVELS", "METHODS", "Change", "Levels", "Method"]
+__all__ = [
+    "DEFAULT_LEVELS",
+    "METHODS",
+    "Averaging",
+    "BlockTuning",
+    "Change",
+    "ElasticWeights",
+    "FineTuning",
+    "L2ToStart",
+    "Levels",
+    "Lora",
+    "Method",
+    "Replay",
+]

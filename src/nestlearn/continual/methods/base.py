@@ -6,7 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 Tree = dict[str, Any]
 
@@ -20,6 +22,20 @@ def causal_loss(model: nn.Module, batch: Tensor) -> Tensor:
     """
     loss: Tensor = model(input_ids=batch, labels=batch, use_cache=False).loss
     return loss
+
+
+def drawn_loss(model: nn.Module, batch: Tensor, generator: torch.Generator) -> Tensor:
+    """Cross-entropy of labels that the model itself draws: its gradients are those of the Fisher matrix.
+
+    Args:
+        model: A causal language model.
+        batch: Token ids ``[B, T]``.
+        generator: Of the draws, on the model's device.
+    """
+    logits: Any = model(input_ids=batch, use_cache=False).logits
+    logits = logits.flatten(0, 1).float()
+    labels = torch.multinomial(logits.detach().softmax(-1), 1, generator=generator).flatten()
+    return F.cross_entropy(logits, labels)
 
 
 class Method(ABC):
@@ -78,6 +94,9 @@ class Method(ABC):
         Raises:
             NonFiniteGradientError: If the loss or a gradient is not finite; nothing has changed then.
         """
+
+    def finish(self) -> None:  # noqa: B027
+        """Called at the end of a stream."""
 
     @abstractmethod
     def learned(self) -> Tree:

@@ -8,9 +8,8 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from nestlearn.continual.methods.base import Change, Method, Tree, causal_loss
+from nestlearn.continual.methods.base import Change, Method, Tree, causal_loss, drawn_loss
 from nestlearn.levels import Level
 from nestlearn.retrofitting import Division, NestedUnits, find_blocks, retrofit, retrofit_of
 from nestlearn.retrofitting.retrofit import divided
@@ -205,17 +204,3 @@ class Levels(Method):
     def close(self) -> None:
         """Take the key memories' hooks off the model."""
         self.optimizer.close()
-
-
-def drawn_loss(model: nn.Module, batch: Tensor, generator: torch.Generator) -> Tensor:
-    """Cross-entropy of labels that the model itself draws: its gradients are those of the Fisher matrix.
-
-    Args:
-        model: A causal language model.
-        batch: Token ids ``[B, T]``.
-        generator: Of the draws, on the model's device.
-    """
-    logits: Any = model(input_ids=batch, use_cache=False).logits
-    logits = logits.flatten(0, 1).float()
-    labels = torch.multinomial(logits.detach().softmax(-1), 1, generator=generator).flatten()
-    return F.cross_entropy(logits, labels)
