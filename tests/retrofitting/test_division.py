@@ -18,7 +18,7 @@ from nestlearn.retrofitting import (
     own_samples,
     retrofit_of,
 )
-from tests.helpers import copy_tree, difference
+from tests.helpers import copy_tree, difference, relative_error
 from tests.retrofitting.small import ARCHITECTURES, UNITS, pretrained, tokens, two_levels
 
 LEVELS = ["fast", "middle", "slow"]
@@ -152,7 +152,8 @@ def test_key_memories_of_parts_are_parts_of_key_memories(name: str) -> None:
                 if moment.shape != expected.shape:
                     assert index is not None
                     expected = expected[index][:, index]
-                torch.testing.assert_close(moment, expected, rtol=1e-5, atol=1e-10)
+                assert relative_error(moment, expected) < 0.01  # factors in bfloat16
+                assert bool((torch.linalg.eigvalsh(moment) > -1e-9 * moment.trace()).all())
                 checked += 1
     assert checked == 2 * 2 * sum(len(block.projections) for block in division.blocks)
 
@@ -176,5 +177,5 @@ def test_the_filter_of_whole_blocks_is_that_of_linear_layers(name: str) -> None:
         turned = update.T if name == "gpt2" else update
         expected = out @ turned @ into if out.dim() == 2 else out[:, None] * turned @ into
         (filtered, *_) = site.filter([update, *(torch.zeros_like(p) for p in site.parameters[1:])])
-        torch.testing.assert_close(filtered, expected.T if name == "gpt2" else expected)
+        assert relative_error(filtered, expected.T if name == "gpt2" else expected) < 0.02
         assert not torch.allclose(filtered, update)

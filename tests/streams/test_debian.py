@@ -39,7 +39,7 @@ def test_packages_are_fetched_verified_and_read(fake_apt: Path, help_tree: Path)
     material = from_debian(lambda what, *_: calls.append(what))
     assert (material.name, material.origin) == ("libreoffice-help 7.4", "debian")
     assert material.rows == from_folder(help_tree).rows
-    assert set(calls) == {"Fetching the help packages", "Reading the help pages"}
+    assert set(calls) == {"Fetching packages", "Reading the help pages"}
 
 
 def test_wrong_checksum_is_final(fake_apt: Path, tmp_path: Path) -> None:

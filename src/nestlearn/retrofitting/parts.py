@@ -80,6 +80,8 @@ class PartSite(LinearSite):
         index: The units; None for all.
     """
 
+    reduced = True
+
     def __init__(
         self,
         module: nn.Module,

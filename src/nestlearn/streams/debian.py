@@ -1,4 +1,4 @@
-"""The LibreOffice help from Debian packages, fetched and verified without root."""
+"""Debian packages, fetched and verified without root, and the LibreOffice help from them."""
 
 import hashlib
 import os
@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,30 +39,39 @@ def from_debian(progress: Progress = silent) -> Material:
         UnavailableError: This is no Debian machine, its package list is empty, or the download fails.
         DataError: A package's SHA-256 is not the one of the package list, or its contents are wrong.
     """
-    missing = [tool for tool in _TOOLS if shutil.which(tool) is None]
-    if missing:
-        raise UnavailableError(f"{missing[0]} is not on this machine")
-    facts = package_facts()
     with tempfile.TemporaryDirectory(prefix="nestlearn-") as temporary:
         folder = Path(temporary)
-        progress("Fetching the help packages", 0, len(facts))
-        _run(
-            ["apt-get", *_OPTIONS, "download", *(f"{name}={fact.version}" for name, fact in facts.items())],
-            folder,
-        )
-        progress("Fetching the help packages", len(facts), len(facts))
-        packages = [verified(folder, name, fact) for name, fact in facts.items()]
+        packages = download(tuple(PACKAGES.values()), folder, progress)
         return package_material(packages, folder / "unpacked", "debian", progress)
 
 
-def package_facts() -> dict[str, PackageFacts]:
-    """Return version and SHA-256 of the candidate version of each help package, by package name.
+def download(names: Sequence[str], folder: Path, progress: Progress = silent) -> list[Path]:
+    """Download packages into a folder and verify each against the package list.
+
+    Raises:
+        UnavailableError: This is no Debian machine, its package list lacks one, or the download fails.
+        DataError: A package's SHA-256 is not the one of the package list.
+    """
+    missing = [tool for tool in _TOOLS if shutil.which(tool) is None]
+    if missing:
+        raise UnavailableError(f"{missing[0]} is not on this machine")
+    facts = package_facts(names)
+    progress("Fetching packages", 0, len(facts))
+    wanted = [f"{name}={fact.version}" for name, fact in facts.items()]
+    _run(["apt-get", *_OPTIONS, "download", *wanted], folder)
+    progress("Fetching packages", len(facts), len(facts))
+    return [verified(folder, name, fact) for name, fact in facts.items()]
+
+
+def package_facts(names: Sequence[str]) -> dict[str, PackageFacts]:
+    """Return version and SHA-256 of the candidate version of each package, by its name.
 
     Raises:
         UnavailableError: The package list does not know them all.
     """
-    names = tuple(PACKAGES.values())
-    lacking = UnavailableError(f"the package list lacks {names[0]} or its sisters")
+    lacking = UnavailableError(
+        f"the package list lacks {names[0]}{' or its sisters' if len(names) > 1 else ''}"
+    )
     try:
         text = _run(["apt-cache", "show", "--no-all-versions", *names])
     except UnavailableError as reason:
