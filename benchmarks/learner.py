@@ -1,10 +1,10 @@
-"""What learning in levels costs beside ordinary fine-tuning of the same parameters, and what a memory file costs.
+"""What learning in levels costs beside ordinary fine-tuning of the same parameters, and a memory file.
 
     python -m benchmarks.learner [--model smollm2] [--result results/learner_cost.json]
 
-Without a model's name: random weights in SmolLM2-135M's shape. The methods take turns step by step on the same
-batches, so that a change of the machine's speed meets all of them. Ratios are medians over rounds of as many
-steps as the slowest level has in its period, as its update is part of the price. CPU seconds, one thread.
+Without a model's name: random weights in SmolLM2-135M's shape. The methods take turns step by step on the
+same batches, so that a change of the machine's speed meets all of them. Ratios are medians over rounds of as
+many steps as the slowest level has in its period, as its update is part of the price. One thread, CPU time.
 """
 
 from __future__ import annotations

@@ -153,7 +153,7 @@ def test_key_memories_of_parts_are_parts_of_key_memories(name: str) -> None:
                     assert index is not None
                     expected = expected[index][:, index]
                 assert relative_error(moment, expected) < 0.01  # factors in bfloat16
-                assert bool((torch.linalg.eigvalsh(moment) > -1e-9 * moment.trace()).all())
+                assert bool((torch.linalg.eigvalsh(moment) > -1e-6 * moment.trace()).all())
                 checked += 1
     assert checked == 2 * 2 * sum(len(block.projections) for block in division.blocks)
 

@@ -89,6 +89,108 @@ def demo(
     )
 
 
+Model = Annotated[
+    str,
+    typer.Option("--model", help="A folder, a name on the Hugging Face hub, or smollm2 (135 M parameters)."),
+]
+Text = Annotated[
+    list[Path],
+    typer.Option(
+        "--text", help="File or folder to learn from; may be repeated. JSON lines hold documents or chats."
+    ),
+]
+Old = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--old", help="A sample of what the model knows and shall keep; without it the model writes one."
+    ),
+]
+Rate = Annotated[float | None, typer.Option("--lr", help="Learning rate. [default: the method's]")]
+Context = Annotated[int | None, typer.Option(help="Tokens of a window. [default: 256]")]
+Batch = Annotated[int, typer.Option("--batch-size", help="Windows of a step.")]
+
+
+@app.command()
+def learn(
+    model: Model,
+    text: Text,
+    out: Annotated[Path, typer.Option(help="The memory file to write.", dir_okay=False)] = Path(
+        "memory.safetensors"
+    ),
+    old: Old = None,
+    memory: Annotated[
+        Path | None, typer.Option(help="Go on from what this memory file holds.", dir_okay=False)
+    ] = None,
+    method: Annotated[
+        str,
+        typer.Option(help="levels, or one to compare with: finetune, mlp, lora, ewc, l2, replay, average."),
+    ] = "levels",
+    lr: Rate = None,
+    context: Context = None,
+    batch_size: Batch = 4,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where this command was interrupted.")
+    ] = False,
+) -> None:
+    """Teach a pretrained model your text, keeping what it knew. Writes one small memory file.
+
+    The model itself stays as it is: what was learned is in the file, for nestlearn chat, or for
+    nl.Learner.load in Python.
+
+    Ctrl-C is safe: it saves everything, and --resume goes on from there.
+    """
+    from nestlearn.cli.teach import run_learn  # noqa: PLC0415  (--help should not wait for torch)
+
+    run_learn(
+        model=model, text=text, out=out, old=old or [], memory=memory, method=method, lr=lr, context=context,
+        batch_size=batch_size, resume=resume,
+    )  # fmt: skip
+
+
+@app.command()
+def chat(
+    model: Model,
+    memory: Annotated[
+        Path | None, typer.Option(help="What it learned: a file that nestlearn learn wrote.", dir_okay=False)
+    ] = None,
+    prompt: Annotated[str | None, typer.Option(help="Ask this and end, instead of a conversation.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.", min=1)] = 200,
+) -> None:
+    """Talk to a model, with or without what it learned. Ends with Ctrl-D."""
+    from nestlearn.cli.teach import run_chat  # noqa: PLC0415
+
+    run_chat(model=model, memory=memory, prompt=prompt, max_new_tokens=max_new_tokens)
+
+
+@app.command()
+def compare(
+    model: Model,
+    text: Text,
+    old: Annotated[
+        list[Path],
+        typer.Option("--old", help="What the model knows: half is shown to the methods, half tested."),
+    ],
+    methods: Annotated[
+        str, typer.Option(help="Names with commas, of those that nestlearn learn --method takes.")
+    ] = "levels,finetune,lora",
+    lr: Rate = None,
+    context: Context = None,
+    batch_size: Batch = 4,
+    result: Annotated[Path | None, typer.Option(help="JSON file for the figures.", dir_okay=False)] = None,
+) -> None:
+    """What each method learns from your text, and what it makes the model forget.
+
+    One in ten of the new documents is kept back, and tells how much was learned; half of the old ones tell
+    how much was forgotten.
+    """
+    from nestlearn.cli.teach import run_compare  # noqa: PLC0415
+
+    run_compare(
+        model=model, text=text, old=old, methods=[m.strip() for m in methods.split(",") if m.strip()], lr=lr,
+        context=context, batch_size=batch_size, result=result,
+    )  # fmt: skip
+
+
 def run() -> None:
     """Entry point: bad input ends with one sentence and exit code 2."""
     try:
