@@ -14,10 +14,10 @@ from nestlearn.levels import Level
 from nestlearn.retrofitting import Division, NestedUnits, find_blocks, retrofit, retrofit_of
 from nestlearn.retrofitting.retrofit import divided
 
-#: Updates at the stream's own pace and eight times slower, both protecting what earlier contexts used.
+#: Updated at every step of more than 256 tokens, and every 4,096; both protect what earlier contexts used.
 DEFAULT_LEVELS = (
-    Level("fast", period=1024, lr=1e-3, consolidate=True),
-    Level("slow", period=8192, lr=1e-3, consolidate=True),
+    Level("fast", period=256, lr=1e-3, consolidate=True, refresh=4096),
+    Level("slow", period=4096, lr=1e-3, consolidate=True, refresh=4096),
 )
 
 
