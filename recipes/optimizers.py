@@ -28,11 +28,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from recipes._store import Store
+from recipes._work import complete
 from recipes.optimizing.entries import ENTRIES
 from recipes.optimizing.figure import write_figures
-from recipes.optimizing.plan import TASKS, Plan, Record, Run
+from recipes.optimizing.plan import TASKS, Plan, Record, Run, execute
 from recipes.optimizing.summary import print_tables, summarize
-from recipes.optimizing.work import complete
 
 RESULT, FIGURE = Path("results/optimizers.json"), Path("docs/images/optimizers.svg")
 
@@ -110,7 +110,7 @@ def _perform(plan: Plan, results: Store, notes: list[str], workers: int, console
             if not console.is_terminal:
                 console.print(f"{text}, {record['cpu_seconds']:.0f} s", highlight=False)
 
-        failures = complete(plan, results, workers=workers, on_done=on_done)
+        failures = complete(plan, results, execute, workers=workers, on_done=on_done)
     results.summary = summarize(plan, results.records, notes)
     results.write()
     return failures

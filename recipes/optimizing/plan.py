@@ -84,6 +84,9 @@ class Run:
     split: str
     steps: int
 
+    def __str__(self) -> str:
+        return f"{self.entry} on {self.task}, rate {self.lr:g}, seed {self.seed}"
+
     @property
     def key(self) -> str:
         """Under which the result is kept."""

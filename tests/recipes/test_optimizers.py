@@ -10,13 +10,13 @@ import pytest
 import torch
 import typer
 from recipes._store import Store
+from recipes._work import complete
 from recipes.optimizing import digits, language, orthogonal, valley
 from recipes.optimizing.entries import ENTRIES, hidden_matrices
 from recipes.optimizing.figure import write_figures
-from recipes.optimizing.plan import FURTHER, TASKS, Plan, Run, grid
+from recipes.optimizing.plan import FURTHER, TASKS, Plan, Run, execute, grid
 from recipes.optimizing.summary import Claim, markdown
 from recipes.optimizing.training import train
-from recipes.optimizing.work import complete
 from torch import nn
 from typer.testing import CliRunner
 
@@ -210,12 +210,14 @@ def test_finished_runs_are_not_done_again(tmp_path, monkeypatch):
     plan = Plan(["orthogonal"], ["Momentum"], 1, steps=3)
     results = Store(tmp_path / "made.json")
     done: list[Run] = []
-    assert complete(plan, results, workers=0, on_done=lambda run, *_: done.append(run)) == {}
+    assert complete(plan, results, execute, workers=0, on_done=lambda run, *_: done.append(run)) == {}
     assert len(done) == len(results.records) >= len(RATES) + 1
     again = Store(tmp_path / "made.json")
     assert again.records == results.records
-    monkeypatch.setattr("recipes.optimizing.work.execute", lambda _: pytest.fail("was done already"))
-    assert complete(plan, again, workers=0, on_done=lambda *_: None) == {}
+    never = pytest.fail
+    assert (
+        complete(plan, again, lambda _: never("was done already"), workers=0, on_done=lambda *_: None) == {}
+    )
 
 
 def test_a_failed_run_does_not_stop_the_others(tmp_path, monkeypatch):
@@ -224,9 +226,8 @@ def test_a_failed_run_does_not_stop_the_others(tmp_path, monkeypatch):
             raise RuntimeError("odd")
         return {"score": 1.0}
 
-    monkeypatch.setattr("recipes.optimizing.work.execute", odd)
     results = Store(tmp_path / "made.json")
-    failures = complete(PLAN, results, workers=0, on_done=lambda *_: None)
+    failures = complete(PLAN, results, odd, workers=0, on_done=lambda *_: None)
     assert failures == {f"Momentum on orthogonal, rate {RATES[2]:g}, seed 1000": "RuntimeError: odd"}
     assert len(results.records) == len(RATES) - 1
 

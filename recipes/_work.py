@@ -4,32 +4,46 @@ from __future__ import annotations
 
 import multiprocessing
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict
 from functools import partial
+from typing import Protocol, TypeVar
 
-from recipes._store import Store
-from recipes.optimizing.plan import Plan, Record, Run, execute
+from recipes._store import Keyed, Record, Store
 
-Keep = Callable[[Run, Callable[[], Record]], None]
+R = TypeVar("R", bound=Keyed)
+Result = Callable[[], Record]
 
 
-def perform(run: Run) -> Record:
+class Plan(Protocol[R]):
+    """Says what is to be done next."""
+
+    def wanted(self, records: Mapping[str, Record]) -> list[R]:
+        """The runs that are known to be needed and not there, in the order in which to do them."""
+
+
+def perform(execute: Callable[[R], Record], run: R) -> Record:
     """A run's record, with what it cost."""
     started = time.process_time()
     record = execute(run)
-    return {**asdict(run), **record, "cpu_seconds": round(time.process_time() - started, 1)}
+    return {**asdict(run), **record, "cpu_seconds": round(time.process_time() - started, 1)}  # type: ignore[call-overload]
 
 
 def complete(
-    plan: Plan, results: Store, *, workers: int, on_done: Callable[[Run, Record, int], None]
+    plan: Plan[R],
+    results: Store,
+    execute: Callable[[R], Record],
+    *,
+    workers: int,
+    on_done: Callable[[R, Record, int], None],
 ) -> dict[str, str]:
     """Do the runs that are missing; which ones those are depends on the results of others.
 
     Args:
-        plan: The plan.
+        plan: The plan; its runs are dataclasses with a name for people.
         results: Where each record goes as soon as it is there.
+        execute: Does a run, in a process that knows nothing of this one.
         workers: Processes of one thread each; 0 does the runs here.
         on_done: Called after every finished run, with the number of those known to be missing.
 
@@ -42,42 +56,43 @@ def complete(
         raise ValueError(f"Invalid workers: {workers}. Must not be negative.")
     failed: set[str] = set()
     failures: dict[str, str] = {}
+    do = partial(perform, execute)
 
-    def wanted() -> list[Run]:
+    def wanted() -> list[R]:
         return [run for run in plan.wanted(results.records) if run.key not in failed]
 
-    def keep(run: Run, result: Callable[[], Record]) -> None:
+    def keep(run: R, result: Result) -> None:
         try:
             record = result()
         except Exception as error:
             failed.add(run.key)
-            failures[_name(run)] = f"{type(error).__name__}: {error}"
+            failures[str(run)] = f"{type(error).__name__}: {error}"
         else:
             results.add(run, record)
             on_done(run, record, len(wanted()))
 
     if workers == 0:
-        _here(wanted, keep)
+        while runs := wanted():
+            keep(runs[0], partial(do, runs[0]))
     else:
-        _in_processes(wanted, workers, keep)
+        _in_processes(do, wanted, workers, keep)
     return failures
 
 
-def _here(wanted: Callable[[], list[Run]], keep: Keep) -> None:
-    while runs := wanted():
-        run = runs[0]
-        keep(run, partial(perform, run))
-
-
-def _in_processes(wanted: Callable[[], list[Run]], workers: int, keep: Keep) -> None:
+def _in_processes(
+    do: Callable[[R], Record],
+    wanted: Callable[[], list[R]],
+    workers: int,
+    keep: Callable[[R, Result], None],
+) -> None:
     """Always as many runs as processes, so that what a result asks for can come next."""
-    waiting: dict[Future[Record], Run] = {}
+    waiting: dict[Future[Record], R] = {}
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         try:
             while True:
                 under_way = {run.key for run in waiting.values()}
                 for run in [run for run in wanted() if run.key not in under_way][: workers - len(waiting)]:
-                    waiting[pool.submit(perform, run)] = run
+                    waiting[pool.submit(do, run)] = run
                 if not waiting:
                     return
                 done, _ = wait(waiting, return_when=FIRST_COMPLETED)
@@ -86,7 +101,3 @@ def _in_processes(wanted: Callable[[], list[Run]], workers: int, keep: Keep) -> 
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
-
-
-def _name(run: Run) -> str:
-    return f"{run.entry} on {run.task}, rate {run.lr:g}, seed {run.seed}"
