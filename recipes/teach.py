@@ -3,7 +3,7 @@
 A Llama of 6 million parameters, trained from scratch on help pages, code, literature and definitions, learns
 legal English and then French help pages, once through and with no word of the switch. Every method has at
 least three settings, all shown; what is compared is the least that each forgets when all have learned as
-much. Writes ``results/teach.json`` after every run.
+much. Writes ``results/teach.json`` after every run, and ``docs/images/teach.svg``.
 
     python -m recipes.teach                                     # everything; finished runs are kept
     python -m recipes.teach --methods "finetune;levels" --seeds 1
@@ -28,10 +28,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from recipes._store import Record, Store
 from recipes._work import complete
+from recipes.teaching.figure import write_figure
 from recipes.teaching.plan import BASE, METHODS, Plan, Run, execute
 from recipes.teaching.summary import points, print_tables, summarize
 
 RESULT, WORK = Path("results/teach.json"), Path("out/teach")
+FIGURE = Path("docs/images/teach.svg")
 
 
 def main(
@@ -41,6 +43,7 @@ def main(
     workers: Annotated[int, typer.Option(help="Processes; 0 for none but this one.", min=0)] = 2,
     work: Annotated[Path, typer.Option(help="Folder of the bases.")] = WORK,
     result: Annotated[Path, typer.Option(help="Where the figures go.")] = RESULT,
+    figure: Annotated[Path, typer.Option(help="Where the picture goes.")] = FIGURE,
 ) -> None:
     """Ways of learning on, compared."""
     console = Console()
@@ -57,6 +60,7 @@ def main(
         print(f"stopped; {result} keeps the finished runs, and the same command goes on", file=sys.stderr)
         raise typer.Exit(130) from None
     print_tables(results.summary, console)
+    write_figure(results.summary, figure)
     for name, failure in failures.items():
         print(f"{name}: {failure}", file=sys.stderr)
     if failures:
