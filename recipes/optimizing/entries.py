@@ -169,8 +169,8 @@ ENTRIES: Mapping[str, Entry] = {
     "Muon": divided(lambda: torch.optim.Muon, _ADAMW, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
     "M3": whole(M3, _ADAMW),
     "M3, fast memory alone": whole(M3, _ADAMW, periods=(), slow_betas=(), weights=()),
-    "Muon, momentum 0.9": divided(
-        lambda: torch.optim.Muon, _ADAMW, weight_decay=0.0, adjust_lr_fn="match_rms_adamw", momentum=0.9
+    "Muon, momentum 0.8": divided(
+        lambda: torch.optim.Muon, _ADAMW, weight_decay=0.0, adjust_lr_fn="match_rms_adamw", momentum=0.8
     ),
     "M3, denominator": whole(M3, _ADAMW, denominator=True),
     "AdamW, beta 0.95": whole(AdamW, LIKE_ADAMW, weight_decay=0.0, betas=(0.9, 0.95)),

@@ -70,7 +70,7 @@ TASKS: Mapping[str, Task] = {
 
 #: In the long tasks first what their claims are about, then everything else.
 LONG = ("language", "digits")
-FIRST = ("AdamW", "Muon", "M3", "M3, fast memory alone", "Muon, momentum 0.9", "AdamW, beta 0.95")
+FIRST = ("AdamW", "Muon", "M3", "M3, fast memory alone", "Muon, momentum 0.8", "AdamW, beta 0.95")
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ CLAIMS = (
             "AdamW, beta 0.95",
             "Muon",
             "Muon, heavyball",
-            "Muon, momentum 0.9",
+            "Muon, momentum 0.8",
             "M3, fast memory alone",
         )
     ),

@@ -52,7 +52,8 @@ class M3(GradientMemory):
         params: ``model.named_parameters()``, so that embeddings and heads are known by their names, or plain
             parameters or groups, of which every matrix then is M3's.
         lr: Learning rate.
-        betas: Decays of the fast memory and of V, in [0, 1).
+        betas: Decays of the fast memory and of V, in [0, 1). The default of the first is for trainings of
+            hundreds of steps; Muon's usual 0.95 remembers twenty gradients instead of five.
         periods: Steps between two reads of each slow memory, any number of them.
         slow_betas: What each slow memory keeps per period.
         weights: Weight of each slow memory's read (the paper's alpha).
@@ -86,8 +87,8 @@ class M3(GradientMemory):
         self,
         params: ParamsT,
         lr: float | Tensor = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.95),
-        periods: Sequence[int] = (50,),
+        betas: tuple[float, float] = (0.8, 0.95),
+        periods: Sequence[int] = (10,),
         slow_betas: Sequence[float] = (0.5,),
         weights: Sequence[float] = (0.1,),
         *,
