@@ -40,6 +40,13 @@ def test_the_figures_are_those_of_the_results():
     assert stated == rendered().strip(), "run: python -m recipes.readme"
 
 
+def test_the_figures_in_docs_are_those_of_the_results():
+    from recipes.figures import pages
+
+    for page, text in pages().items():
+        assert page.read_text(encoding="utf-8") == text, f"{page.name}: run python -m recipes.figures"
+
+
 def test_linked_files_exist():
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (ROOT / target).exists(), target

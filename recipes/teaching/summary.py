@@ -133,6 +133,27 @@ def print_tables(summary: Mapping[str, Any], console: Console) -> None:
         console.print(table)
 
 
+def markdown(summary: Mapping[str, Any]) -> str:
+    """The same tables as Markdown."""
+    heads = ["method", "settings", "seeds", "learned", "forgotten", *NEW, *OLD]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for row in summary["cells"]:
+        settings = ", ".join(f"{k} {v:g}" for k, v in row["settings"].items() if not isinstance(v, bool))
+        bits = (f"{row['bits'][name]:.2f}" for name in (*NEW, *OLD))
+        ends = f"{row['learned']:.3f}", f"{row['forgotten']:+.3f}"
+        lines.append(f"| {' | '.join([row['method'], settings, str(row['seeds']), *ends, *bits])} |")
+    parts = ["Means over the seeds in bits per byte, after both new domains:\n\n" + "\n".join(lines)]
+    for own in summary["matched"]:
+        names = list(own["most_learned"])
+        lines = [f"| learned | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+        for at in own["levels"]:
+            found = (_entry(at["forgotten"][name], at["over_finetune"][name]) for name in names)
+            lines.append(f"| {at['learned']:.3f} | {' | '.join(found)} |")
+        title = f"Seed {own['seed']}: forgotten when so much was learned, each method's best setting there"
+        parts.append(f"{title} (over fine-tuning):\n\n" + "\n".join(lines))
+    return "\n\n".join(parts)
+
+
 def _entry(forgotten: float | None, ratio: float | None) -> str:
     if forgotten is None:
         return "not learned"

@@ -1,0 +1,1 @@
+"""What :mod:`recipes.smollm2` measures, and its report."""
