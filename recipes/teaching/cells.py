@@ -105,12 +105,14 @@ def teach(cell: Cell, work: Path, seed: int, split: str) -> dict[str, Any]:
     """
     torch.set_num_threads(1)
     model = base.load(work, seed)
-    old = [tokens(name, "train", CALIBRATION // len(OLD), seed) for name in OLD]
+    method = cell.make(seed)
+    count = max(CALIBRATION, method.old_tokens) // len(OLD)
+    old = [tokens(name, "train", count, seed) for name in OLD]
     torch.manual_seed(seed)
     learner = Learner(
         model,
         tokenizer(),
-        method=cell.make(seed),
+        method=method,
         old=old,
         context=CONTEXT,
         batch_size=BATCH,

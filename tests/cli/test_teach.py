@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / "old" / "deep" / f"{i}.txt").write_text(text)
     (root / "old" / "picture.png").write_bytes(b"\x89PNG\0\0\xff")
     (root / "old" / ".hidden").write_text("no")
+    (root / "empty").mkdir()
+    shutil.copytree(root / "model", root / "damaged")
+    weights = root / "damaged" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-50])
     return root
 
 
@@ -105,11 +110,11 @@ def test_compare_shows_every_method(folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "compared.json"
     result = invoke(
         "compare", "--model", folder / "model", "--text", folder / "new.jsonl", "--old", folder / "old",
-        "--methods", ",".join(METHODS), "--context", 16, "--result", path, "--lr", 0.01,
+        "--methods", ",".join(f"{name}:0.01" for name in METHODS), "--context", 16, "--result", path,
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     rows = json.loads(path.read_text())["methods"]
-    assert list(rows) == list(METHODS)
+    assert list(rows) == [f"{name}:0.01" for name in METHODS]
     assert all(row["new_after"] < row["new_before"] for row in rows.values())
     assert len({row["new_before"] for row in rows.values()}) == 1
 
@@ -132,6 +137,16 @@ BAD: dict[str, tuple[list[str], str]] = {
         ["compare", "--model", "{model}", "--text", "{old}", "--old", "{old}"],
         "needs at least 10 new documents",
     ),
+    "no such rate": (
+        ["compare", "--model", "{model}", "--text", "{new}", "--old", "{old}", "--methods", "mlp:fast"],
+        "--methods mlp:fast: could not convert",
+    ),
+    "empty": (["learn", "--model", "{model}", "--text", "{new}", "--old", "{empty}"], "there is no text in"),
+    "memory and method": (
+        ["learn", "--model", "{model}", "--text", "{new}", "--memory", "m", "--method", "mlp"],
+        "leave out --method and --lr",
+    ),
+    "damaged model": (["chat", "--model", "{damaged}"], "there is no model"),
     "rate": (["learn", "--model", "{model}", "--text", "{new}", "--lr", "-1"], "lr must be finite"),
 }
 
@@ -145,7 +160,8 @@ def test_bad_input_is_one_sentence(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     arguments, message = BAD[case]
-    places = {"model": folder / "model", "new": folder / "new.jsonl", "old": folder / "old"}
+    places = {name: folder / name for name in ("model", "old", "empty", "damaged")}
+    places["new"] = folder / "new.jsonl"
     monkeypatch.setattr("sys.argv", ["nestlearn", *(a.format(**places) for a in arguments)])
     with pytest.raises(SystemExit) as stopped:
         main.run()

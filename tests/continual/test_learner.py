@@ -370,3 +370,84 @@ def test_a_chat_is_answered() -> None:
     turns = [{"role": "user", "content": "red"}]
     text = own.tokenizer.apply_chat_template(turns, tokenize=False)
     assert own.generate(turns, max_new_tokens=4) == own.generate(text, max_new_tokens=4)
+
+
+def test_what_a_reader_found_in_files(tmp_path: Path) -> None:
+    """A model that was retrofitted before, with blocks of one's own choice, is saved and loaded."""
+    base, path = pretrained(), tmp_path / "memory.safetensors"
+    model = nl.retrofit(base, levels(), blocks=["model.layers.1.mlp"])
+    own = nl.Learner(model, tokenizer(), old=texts(3), context=16, batch_size=2)
+    own.learn(texts(6))
+    own.save(path)
+    loaded = nl.Learner.load(base, path, tokenizer())
+    assert torch.equal(logits(loaded.model), logits(own.model))
+    with pytest.raises(ValueError, match="another learner has this model"):
+        nl.Learner(model, tokenizer())
+    with pytest.raises(ValueError, match="has a model already"):
+        nl.Learner(base, tokenizer(), method=own.method)
+
+
+def test_a_refused_stream_changes_nothing(tmp_path: Path) -> None:
+    own, path = learner(), tmp_path / "c.safetensors"
+    own.learn(texts(4), checkpoint=path)
+    own.learn(texts(4, seed=1))
+    before = copy_tree(state(own))
+    with pytest.raises(ValueError, match="another stream"):
+        own.learn(texts(4, seed=2), checkpoint=path)
+    assert difference(state(own), before) is None
+
+
+def test_a_stream_may_have_grown(tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    learner().learn(texts(6)[:4], checkpoint=path)
+    own = learner()
+    report = own.learn(texts(6), checkpoint=path)
+    assert report.documents == 6
+    assert own.learn(texts(6), checkpoint=path).tokens == report.tokens
+
+
+def test_an_error_in_the_stream_leaves_a_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    own, whole = learner(), learner()
+    with pytest.raises(ValueError, match="a document is"):
+        own.learn([*texts(8)[:5], 3.5], checkpoint=path)
+    whole.learn(texts(8))
+    resumed = learner()
+    resumed.learn(texts(8), checkpoint=path)
+    assert difference(state(resumed), state(whole)) is None
+
+
+def test_behind_a_batch_that_is_not_finite_it_goes_on(tmp_path: Path) -> None:
+    own, path = learner(), tmp_path / "c.safetensors"
+    inner, calls = own.method.step, 0
+
+    def step(batch: torch.Tensor) -> float:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise NonFiniteGradientError("not finite")
+        return inner(batch)
+
+    own.method.step = step  # type: ignore[method-assign]
+    with pytest.raises(NonFiniteGradientError, match="goes on behind this batch"):
+        own.learn(texts(8), checkpoint=path)
+    report = own.learn(texts(8), checkpoint=path)
+    assert report.finished
+    assert report.tokens == sum(len(text) + 1 for text in texts(8)) - 1 - 32
+
+
+def test_padding_and_ids_that_are_none() -> None:
+    own = learner()
+    ids = own.tokenizer(texts(2), padding=True)
+    masked, plain = learner(), learner()
+    masked.learn([dict(zip(ids, row, strict=True)) for row in zip(*ids.values(), strict=True)])
+    plain.learn([torch.tensor(own.tokenizer(text)["input_ids"]) for text in texts(2)])
+    assert difference(state(masked), state(plain)) is None
+    for bad, words in ((torch.ones(40), "whole numbers"), (torch.full((40,), 63), "must be from 0 to 62")):
+        with pytest.raises(ValueError, match=words):
+            own.learn(bad)
+
+
+def test_an_empty_prompt_begins_anew() -> None:
+    own = learner()
+    assert own.generate("", max_new_tokens=3) == own.generate("<s>", max_new_tokens=3)

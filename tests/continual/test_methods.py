@@ -209,7 +209,7 @@ def test_the_store_has_a_size() -> None:
         own = learner(method=Replay(store_bytes=size), levels=None, old=[[5] * 481])
         own.calibrate()
         method: Any = own.method
-        assert len(method.store) == min(windows, 64 // 16 if size > 1 else 1)
+        assert len(method.store) == windows
 
 
 def test_old_text_in_the_loss_is_remembered() -> None:
@@ -263,3 +263,42 @@ def test_levels_twice_are_refused() -> None:
     own = nl.Learner(model, tokenizer(), old=texts(2), context=16)
     assert own.model is model
     assert own.base is nl.undo_retrofit(model)
+
+
+def test_short_windows_are_not_stored() -> None:
+    own = learner(method=Replay(1e-2, 10**4), levels=None, old=torch.arange(34) % 60)
+    own.calibrate()
+    method: Any = own.method
+    assert {window.numel() for window in method.store} == {16}
+    stored = len(method.store)
+    own.learn(texts(6))
+    small = learner(method=Replay(store_bytes=64), levels=None)
+    small.calibrate()
+    small.calibrate()
+    held: Any = small.method
+    assert sum(2 * window.numel() for window in held.store) <= 64
+    assert stored == 2
+
+
+def test_a_store_is_filled_whatever_others_look_at() -> None:
+    own = learner(method=Replay(store_bytes=2000), levels=None, old=texts(40))
+    own.calibrate()
+    method: Any = own.method
+    assert 1900 < sum(2 * window.numel() for window in method.store) <= 2000
+
+
+def test_after_an_error_the_averages_are_there() -> None:
+    own, whole = (learner(method=Averaging(1e-2), levels=None) for _ in range(2))
+
+    def broken() -> Any:
+        yield from texts(4)
+        raise RuntimeError("the stream broke")
+
+    with pytest.raises(RuntimeError, match="broke"):
+        own.learn(broken())
+    start = weights(own.base)
+    method: Any = own.method
+    for name, part in method.parts.items():
+        expected = start[name].lerp(part.own.detach(), 0.5)
+        torch.testing.assert_close(part.parameter.detach(), expected)
+    whole.learn(texts(4))

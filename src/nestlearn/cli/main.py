@@ -107,7 +107,7 @@ Old = Annotated[
 ]
 Rate = Annotated[float | None, typer.Option("--lr", help="Learning rate. [default: the method's]")]
 Context = Annotated[int | None, typer.Option(help="Tokens of a window. [default: 256]")]
-Batch = Annotated[int, typer.Option("--batch-size", help="Windows of a step.")]
+Batch = Annotated[int | None, typer.Option("--batch-size", help="Windows of a step. [default: 4]")]
 
 
 @app.command()
@@ -122,12 +122,12 @@ def learn(
         Path | None, typer.Option(help="Go on from what this memory file holds.", dir_okay=False)
     ] = None,
     method: Annotated[
-        str,
-        typer.Option(help="levels, or one to compare with: finetune, mlp, lora, ewc, l2, replay, average."),
-    ] = "levels",
+        str | None,
+        typer.Option(help="finetune, mlp, lora, ewc, l2, replay or average. [default: levels]"),
+    ] = None,
     lr: Rate = None,
     context: Context = None,
-    batch_size: Batch = 4,
+    batch_size: Batch = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where this command was interrupted.")
     ] = False,
@@ -171,11 +171,10 @@ def compare(
         typer.Option("--old", help="What the model knows: half is shown to the methods, half tested."),
     ],
     methods: Annotated[
-        str, typer.Option(help="Names with commas, of those that nestlearn learn --method takes.")
-    ] = "levels,finetune,lora",
-    lr: Rate = None,
+        str, typer.Option(help="With commas: levels, or others as for learn --method; NAME:RATE sets a rate.")
+    ] = "levels,finetune,replay",
     context: Context = None,
-    batch_size: Batch = 4,
+    batch_size: Batch = None,
     result: Annotated[Path | None, typer.Option(help="JSON file for the figures.", dir_okay=False)] = None,
 ) -> None:
     """What each method learns from your text, and what it makes the model forget.
@@ -186,7 +185,7 @@ def compare(
     from nestlearn.cli.teach import run_compare  # noqa: PLC0415
 
     run_compare(
-        model=model, text=text, old=old, methods=[m.strip() for m in methods.split(",") if m.strip()], lr=lr,
+        model=model, text=text, old=old, methods=[m.strip() for m in methods.split(",") if m.strip()],
         context=context, batch_size=batch_size, result=result,
     )  # fmt: skip
 
@@ -195,7 +194,7 @@ def run() -> None:
     """Entry point: bad input ends with one sentence and exit code 2."""
     try:
         app()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         typer.echo(f"nestlearn: {error}", err=True)
         sys.exit(2)
 

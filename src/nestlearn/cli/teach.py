@@ -47,10 +47,10 @@ def run_learn(
     out: Path,
     old: Sequence[Path],
     memory: Path | None,
-    method: str,
+    method: str | None,
     lr: float | None,
     context: int | None,
-    batch_size: int,
+    batch_size: int | None,
     resume: bool,
 ) -> None:
     """See ``nestlearn learn --help``."""
@@ -62,12 +62,19 @@ def run_learn(
         )
     stream = list(read_files(text))  # a missing file shall not be found after the model was loaded
     sample = list(read_files(old)) or None
+    if old and sample is None:
+        raise ValueError(f"there is no text in {', '.join(map(str, old))}: leave out --old, or give some")
+    if memory is not None and (method is not None or lr is not None):
+        raise ValueError("a memory file says how it was learned: leave out --method and --lr")
+    made = method_of(method or Levels.name, lr)
+    given = {"context": context, "batch_size": batch_size}
+    settings: dict[str, Any] = {
+        "old": sample,
+        **{name: value for name, value in given.items() if value is not None},
+    }
     base, tokenizer = load_pretrained(model)
-    settings: dict[str, Any] = {"old": sample, "batch_size": batch_size}
-    if context is not None:
-        settings["context"] = context
     if memory is None:
-        learner = Learner(base, tokenizer, method=method_of(method, lr), **settings)
+        learner = Learner(base, tokenizer, method=made, **settings)
     else:
         learner = Learner.load(base, memory, tokenizer, **settings)
     console.print(
@@ -119,13 +126,12 @@ def run_compare(
     text: Sequence[Path],
     old: Sequence[Path],
     methods: Sequence[str],
-    lr: float | None,
     context: int | None,
-    batch_size: int,
+    batch_size: int | None,
     result: Path | None,
 ) -> None:
     """See ``nestlearn compare --help``."""
-    made = {name: method_of(name, lr) for name in methods}
+    made = dict(map(_named, methods))
     stream, known = list(documents(list(read_files(text)))), list(documents(list(read_files(old))))
     if len(stream) < HELD_OUT or len(known) < 2:
         raise ValueError(
@@ -137,8 +143,12 @@ def run_compare(
     sample, remembered = known[0::2], known[1::2]
     base, tokenizer = load_pretrained(model)
     rows: dict[str, dict[str, float]] = {}
-    for name, method in made.items():
-        learner = Learner(base, tokenizer, method=method, old=sample, context=context, batch_size=batch_size)
+    settings: dict[str, Any] = {"old": sample, "context": context}
+    if batch_size is not None:
+        settings["batch_size"] = batch_size
+    for name in list(made):
+        # Taken out: what one has learned shall not stand beside the next.
+        learner = Learner(base, tokenizer, method=made.pop(name), **settings)
         started = time.process_time()
         before = {"new": float(learner.score(held)), "old": float(learner.score(remembered))}
         scored = time.process_time()
@@ -172,4 +182,17 @@ def _show(rows: dict[str, dict[str, float]]) -> None:
             f"{row['cpu_seconds']:.0f}",
         )
     Console().print(table)
-    print("Methods that learn more forget more: compare them where they have learned as much, by --lr.")
+    print("Who learns more forgets more: give rates, as in finetune:3e-5, so that all learn as much.")
+
+
+def _named(given: str) -> tuple[str, Method]:
+    """A method out of ``NAME`` or ``NAME:RATE``.
+
+    Raises:
+        ValueError: For an unknown name, or a rate that is no number.
+    """
+    name, colon, rate = given.partition(":")
+    try:
+        return given, method_of(name, float(rate) if colon else None)
+    except ValueError as error:
+        raise ValueError(f"--methods {given}: {error}") from error

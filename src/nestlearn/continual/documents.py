@@ -27,11 +27,11 @@ def documents(stream: Stream) -> Iterator[Any]:
     if isinstance(stream, str | Mapping) or _is_chat(stream):
         yield _content(stream)
     elif isinstance(stream, Tensor):
-        yield from (stream if stream.dim() > 1 else [stream])
+        yield from map(_content, stream if stream.dim() > 1 else [stream])
     elif isinstance(stream, Iterable):
         for document in stream:
             if isinstance(document, Tensor) and document.dim() > 1:
-                yield from document
+                yield from map(_content, document)
             else:
                 yield _content(document)
     else:
@@ -50,17 +50,26 @@ def _content(document: Any) -> Any:
     if isinstance(document, Mapping):
         for field in FIELDS:
             if field in document:
-                return _content(document[field])
+                return _kept(_content(document[field]), document.get("attention_mask"))
         raise ValueError(
             f"a record needs one of the fields {', '.join(FIELDS)}; this one has {', '.join(document)}"
         )
     if isinstance(document, str) or _is_chat(document):
         return document
     if isinstance(document, Tensor) and document.dim() == 1:
+        if document.is_floating_point() or document.is_complex():
+            raise ValueError(f"token ids are whole numbers, not {document.dtype}")
         return document
     if isinstance(document, Sequence) and all(isinstance(token, int) for token in document):
         return torch.tensor(document, dtype=torch.long)
     raise ValueError(f"a document is a string, a chat, a record or token ids, not {_kind(document)}")
+
+
+def _kept(content: Any, mask: Any) -> Any:
+    """Token ids without those that a mask leaves out, which are padding."""
+    if mask is None or not isinstance(content, Tensor):
+        return content
+    return content[torch.as_tensor(mask, device=content.device).bool()]
 
 
 def _kind(value: Any) -> str:
@@ -71,10 +80,15 @@ def encode(tokenizer: Any, document: Any) -> list[int]:
     """Token ids of a document, with the token that ends a text behind them if the tokenizer has one.
 
     Raises:
-        ValueError: For a chat without a chat template.
+        ValueError: For a chat without a chat template, and for ids that the tokenizer does not have.
     """
     if isinstance(document, Tensor):
-        return [int(token) for token in document.tolist()]
+        given = [int(token) for token in document.tolist()]
+        if given and not 0 <= min(given) <= max(given) < len(tokenizer):
+            raise ValueError(
+                f"token ids must be from 0 to {len(tokenizer) - 1}; got {min(given)} to {max(given)}"
+            )
+        return given
     if isinstance(document, str):
         ids = [int(token) for token in tokenizer(document)["input_ids"]] if document else []
     else:
@@ -108,30 +122,45 @@ class Windows:
         self.tokenizer, self.context, self.batch_size = tokenizer, context, batch_size
         self.documents, self.longest, self.ended = 0, 0, False
         self._buffer: list[int] = []
+        self._start = 0
         self._digest = hashlib.sha256().hexdigest()
 
     def batches(self, stream: Stream) -> Iterator[Tensor]:
         """Token ids ``[B, context + 1]``; at the end fewer windows, and last a shorter one.
 
-        A stream that was begun before is taken up where it was left.
+        A stream that was begun before is taken up where it was left; that it is the same is looked at before
+        this returns.
 
         Raises:
             ValueError: If it is another one than before.
         """
-        source = documents(stream)
-        self._skip(source)
+        return self._batches(self._opened(stream))
+
+    def _batches(self, source: Iterator[Any]) -> Iterator[Tensor]:
         size = self.batch_size * self.context
         while True:
-            while len(self._buffer) <= size and not self.ended:
+            while self._left <= size and not self.ended:
                 self._take_in(source)
-            if len(self._buffer) <= size:
+            if self._left <= size:
                 break
             yield self._cut(self.batch_size)
-        if len(self._buffer) > self.context:
-            yield self._cut((len(self._buffer) - 1) // self.context)
-        if len(self._buffer) > 1:
-            last, self._buffer = self._buffer, []
+        if self._left > self.context:
+            yield self._cut((self._left - 1) // self.context)
+        if self._left > 1:
+            last, self._buffer, self._start = self._buffer[self._start :], [], 0
             yield torch.tensor(last).unsqueeze(0)
+
+    @property
+    def _left(self) -> int:
+        """Tokens that were taken in and not given out."""
+        return len(self._buffer) - self._start
+
+    def _opened(self, stream: Stream) -> Iterator[Any]:
+        """The documents behind those that were taken in before; there may be new ones since."""
+        source = documents(stream)
+        self._skip(source)
+        self.ended = False
+        return source
 
     def _take_in(self, source: Iterator[Any]) -> None:
         document = next(source, None)
@@ -166,9 +195,11 @@ class Windows:
 
     def _cut(self, count: int) -> Tensor:
         """The next windows; their last token stays, as the first input of the next."""
-        end = count * self.context
-        ids = torch.tensor(self._buffer[: end + 1])
-        self._buffer = self._buffer[end:]
+        end = self._start + count * self.context
+        ids = torch.tensor(self._buffer[self._start : end + 1])
+        self._start = end
+        if 2 * end > len(self._buffer):  # not at every cut: of one long document it would be much
+            self._buffer, self._start = self._buffer[end:], 0
         return ids.unfold(0, self.context + 1, self.context).clone()
 
     def state_dict(self) -> dict[str, Any]:
@@ -178,11 +209,11 @@ class Windows:
             "longest": self.longest,
             "ended": self.ended,
             "digest": self._digest,
-            "buffer": torch.tensor(self._buffer, dtype=torch.long),
+            "buffer": torch.tensor(self._buffer[self._start :], dtype=torch.long),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Return to a position."""
         self.documents, self.longest = int(state["documents"]), int(state["longest"])
         self.ended, self._digest = bool(state["ended"]), str(state["digest"])
-        self._buffer = [int(token) for token in state["buffer"].tolist()]
+        self._buffer, self._start = [int(token) for token in state["buffer"].tolist()], 0

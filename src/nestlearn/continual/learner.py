@@ -29,8 +29,9 @@ class Learner:
     >>> learner.learn(texts)  # doctest: +SKIP
     >>> learner.save("memory.safetensors")  # doctest: +SKIP
 
-    The given model stays as it is and lends what does not change; several learners can share one. Modules
-    are in evaluation mode throughout: nothing is dropped out, and learning is reproducible.
+    The given model stays as it is and lends what does not change; several learners can share one. (A model
+    that was retrofitted before learns itself, for one learner only.) Modules are in evaluation mode
+    throughout: nothing is dropped out, and learning is reproducible.
 
     Levels that consolidate protect what the model knew: before the first step their key memories look at
     ``old``, or at text that the model writes itself. Later contexts they keep by themselves when the stream
@@ -147,18 +148,22 @@ class Learner:
         """
         old = self.old if old is None else old
         if old is None:
-            length = min(self.context, 128)
-            batches = own_samples(self._base, self.calibration_tokens, length, seed=self.seed)
+            length = max(2, min(self.context, 128))
+            batches = own_samples(self._base, self._old_tokens, length, seed=self.seed)
         else:
             batches = self._sample(old)
         self.method.calibrate(batches, self.seed)
+
+    @property
+    def _old_tokens(self) -> int:
+        return max(self.calibration_tokens, self.method.old_tokens)
 
     def _sample(self, old: Stream) -> list[Tensor]:
         """The first windows of a stream."""
         batches: list[Tensor] = []
         for batch in Windows(self.tokenizer, self.context, self.batch_size).batches(old):
             batches.append(batch[:, :-1].to(self.device))
-            if sum(b.numel() for b in batches) >= self.calibration_tokens:
+            if sum(b.numel() for b in batches) >= self._old_tokens:
                 break
         if not batches:
             raise ValueError("the sample of old text is empty: give some, or none at all")
@@ -179,6 +184,8 @@ class Learner:
             What the model adds.
         """
         if isinstance(prompt, str):
+            if not self.tokenizer(prompt)["input_ids"]:
+                prompt = self.tokenizer.bos_token or self.tokenizer.eos_token
             encoded = self.tokenizer(prompt, return_tensors="pt")
         else:
             encoded = self.tokenizer.apply_chat_template(

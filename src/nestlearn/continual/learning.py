@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -59,8 +59,13 @@ def learn(
         raise ValueError(f"checkpoint_every must be at least 1; got {checkpoint_every!r}")
     windows = Windows(learner.tokenizer, learner.context, learner.batch_size)
     report = Learned()
+    saved = None
     if checkpoint is not None and checkpoint.exists():
-        _resume(learner, checkpoint, windows, report)
+        saved = _read(learner, checkpoint)
+        windows.load_state_dict(saved["windows"])
+    batches = windows.batches(stream)
+    if saved is not None:  # only now: another stream has been refused, and nothing has changed
+        _resume(learner, saved, report)
 
     def save() -> None:
         if checkpoint is not None:
@@ -69,12 +74,11 @@ def learn(
     def note() -> None:
         report.documents, report.longest = windows.documents, windows.longest
 
-    batches = windows.batches(stream)
-    with _interruptible() as stop, _bar(progress, learner) as show:
+    with _finished(learner, save), _interruptible() as stop, _bar(progress, learner) as show:
         started = time.perf_counter()
         batch = next(batches, None)
         if batch is None and not report.steps:
-            raise ValueError("the stream is empty: nothing was learned")
+            raise NothingLearnedError("the stream is empty: nothing was learned")
         if batch is not None and learner.method.wants_old:
             learner.calibrate()
         while batch is not None:
@@ -83,7 +87,7 @@ def learn(
             except NonFiniteGradientError as error:
                 raise NonFiniteGradientError(
                     f"{error} (in document {windows.documents}, after {report.steps} steps of the stream; "
-                    "what was learned before is there)"
+                    "what was learned before is there, and a checkpoint goes on behind this batch)"
                 ) from error
             report.steps += 1
             report.tokens += batch.shape[0] * (batch.shape[1] - 1)
@@ -92,17 +96,29 @@ def learn(
             note()
             show(report)
             if stop.is_set():
-                save()
                 raise Interrupted(_told(report, checkpoint))
             # The next windows are cut after the position was saved, not before.
             if report.steps % checkpoint_every == 0:
                 save()
             batch = next(batches, None)
     note()
-    learner.method.finish()
     report.finished = True
     save()
     return report
+
+
+@contextmanager
+def _finished(learner: Learner, save: Callable[[], None]) -> Iterator[None]:
+    """However it ends, the model has what was learned; if not at the end of the stream, a checkpoint too."""
+    try:
+        yield
+    except NothingLearnedError:
+        raise
+    except Exception:
+        save()
+        raise
+    finally:
+        learner.method.finish()
 
 
 def _told(report: Learned, checkpoint: Path | None) -> str:
@@ -133,8 +149,12 @@ def _identity(learner: Learner) -> dict[str, Any]:
     }
 
 
-def _resume(learner: Learner, path: Path, windows: Windows, report: Learned) -> None:
-    """Return to where a checkpoint was written.
+class NothingLearnedError(ValueError):
+    """There was nothing to learn; no checkpoint is written."""
+
+
+def _read(learner: Learner, path: Path) -> dict[str, Any]:
+    """The content of a checkpoint.
 
     Raises:
         CheckpointError: If it is damaged, no checkpoint of learning, or of other settings.
@@ -149,8 +169,12 @@ def _resume(learner: Learner, path: Path, windows: Windows, report: Learned) -> 
             f"{path} was written with another {', '.join(different)}: go on with the same, or choose another "
             "file"
         )
+    return tree
+
+
+def _resume(learner: Learner, tree: dict[str, Any], report: Learned) -> None:
+    """Return to where a checkpoint was written."""
     learner.method.load_state_dict(tree["method"])
-    windows.load_state_dict(tree["windows"])
     for name, value in tree["report"].items():
         setattr(report, name, value)
     report.finished = False

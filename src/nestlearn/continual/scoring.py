@@ -52,7 +52,7 @@ def score(model: nn.Module, tokenizer: Any, texts: Stream, context: int) -> Scor
         ValueError: If there is no text.
     """
     device = next(model.parameters()).device
-    nats = torch.zeros((), dtype=torch.float64, device=device)
+    nats = torch.zeros((), dtype=torch.float64)
     size = tokens = 0
     for text in documents(texts):
         ids = encode(tokenizer, text)
@@ -70,9 +70,9 @@ def score(model: nn.Module, tokenizer: Any, texts: Stream, context: int) -> Scor
 
 def _nats(model: nn.Module, ids: list[int], context: int, device: torch.device) -> Tensor:
     """Negative log-likelihood of all tokens but the first."""
-    total = torch.zeros((), dtype=torch.float64, device=device)
+    total = torch.zeros((), dtype=torch.float64)  # where every device has such numbers
     for start in range(0, len(ids) - 1, context):
         window = torch.tensor([ids[start : start + context + 1]], device=device)
         logits: Any = model(input_ids=window[:, :-1], use_cache=False).logits
-        total += F.cross_entropy(logits[0].float(), window[0, 1:], reduction="sum")
+        total += F.cross_entropy(logits[0].float(), window[0, 1:], reduction="sum").cpu()
     return total

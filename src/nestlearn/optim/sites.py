@@ -291,5 +291,8 @@ def _add(moments: Moments, key: str, value: Tensor) -> None:
 
 def _inverse(moment: Tensor, strength: float) -> Tensor:
     """``(I + moment / strength)^-1`` by Cholesky."""
+    device = moment.device
+    if device.type == "mps":  # there the inverse is missing before PyTorch 2.11
+        moment = moment.cpu()
     eye = torch.eye(moment.shape[0], dtype=moment.dtype, device=moment.device)
-    return torch.cholesky_inverse(torch.linalg.cholesky(eye + moment / strength))
+    return torch.cholesky_inverse(torch.linalg.cholesky(eye + moment / strength)).to(device)

@@ -21,11 +21,16 @@ def sharing_copy(model: M, own: Collection[str]) -> M:
         own: Names of the parameters that the copy shall have to itself; they need gradients.
 
     Raises:
-        ValueError: For a name that the model does not have.
+        ValueError: For a name that the model does not have, or one of a quantised weight.
     """
     parameters = dict(model.named_parameters())
     if unknown := set(own) - set(parameters):
         raise ValueError(f"{type(model).__name__} has no parameters {sorted(unknown)}")
+    for name in own:
+        if not parameters[name].is_floating_point():
+            raise ValueError(
+                f"{name} is quantised ({parameters[name].dtype}) and cannot learn: load it in float"
+            )
     memo: dict[int, Any] = {}
     for name, parameter in parameters.items():
         value = parameter.detach()

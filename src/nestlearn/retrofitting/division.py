@@ -172,7 +172,7 @@ def measure_usage(model: nn.Module, blocks: Iterable[Block], batches: Iterable[T
         ``[units]`` by block's name, in float32.
 
     Raises:
-        ValueError: If there is no batch.
+        ValueError: If there is no batch, or the text does not reach a block.
     """
     sums: dict[str, Tensor] = {}
     handles = []
@@ -198,6 +198,10 @@ def measure_usage(model: nn.Module, blocks: Iterable[Block], batches: Iterable[T
         raise ValueError("the usage of units cannot be measured without text: the calibration is empty")
     usage = {}
     for block in blocks:
+        if block.name not in sums:
+            raise ValueError(
+                f"block {block.name!r} was not run on the text: name those that are, blocks=[...]"
+            )
         slot = block.reader.weight
         weight = model.get_parameter(slot.name).detach().float()
         usage[block.name] = sums[block.name] / tokens * weight.norm(dim=1 - (slot.axis or 0))

@@ -41,7 +41,8 @@ def own_samples(
     model.eval()
     batches: list[Tensor] = []
     try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        own: Any = {"device_type": device.type} if device.type != "cpu" else {"devices": []}
+        with torch.random.fork_rng(**own):
             torch.manual_seed(seed)
             while sum(batch.numel() for batch in batches) < tokens:
                 first = torch.full((batch_size, 1), start, dtype=torch.long, device=device)

@@ -31,9 +31,14 @@ def drawn_loss(model: nn.Module, batch: Tensor, generator: torch.Generator) -> T
         model: A causal language model.
         batch: Token ids ``[B, T]``.
         generator: Of the draws, on the model's device.
+
+    Raises:
+        ValueError: If the model's predictions are not finite.
     """
     logits: Any = model(input_ids=batch, use_cache=False).logits
     logits = logits.flatten(0, 1).float()
+    if not bool(torch.isfinite(logits).all()):
+        raise ValueError("the model's predictions on the old text are not finite: it cannot be calibrated")
     labels = torch.multinomial(logits.detach().softmax(-1), 1, generator=generator).flatten()
     return F.cross_entropy(logits, labels)
 
@@ -67,6 +72,20 @@ class Method(ABC):
     @abstractmethod
     def attach(self, base: nn.Module) -> None:
         """Take a model to learn on, which stays as it is."""
+
+    def unattached(self) -> None:
+        """Refuse a second model: the state of the first would be taken for its own.
+
+        Raises:
+            ValueError: If the method has a model.
+        """
+        if hasattr(self, "model"):
+            raise ValueError(f"this method ({self.name}) has a model already: make a new one for another")
+
+    @property
+    def old_tokens(self) -> int:
+        """Tokens of old text that are of use, where that is more than a learner's ``calibration_tokens``."""
+        return 0
 
     @property
     def wants_old(self) -> bool:
@@ -151,7 +170,7 @@ class Change:
         self.parameters = self.changed = 0
         moved = start = 0.0
         for before, now in pairs:
-            first, second = before.detach().double(), now.detach().double()
+            first, second = before.detach().cpu().double(), now.detach().cpu().double()
             self.parameters += first.numel()
             self.changed += int((first != second).sum())
             moved += float((second - first).square().sum())

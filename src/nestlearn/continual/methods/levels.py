@@ -21,6 +21,9 @@ DEFAULT_LEVELS = (
 )
 
 
+_TAKEN = "_nestlearn_taken"
+
+
 class Levels(Method):
     """Levels of hidden units, each updated when its clock is due (Eq. 71).
 
@@ -59,10 +62,10 @@ class Levels(Method):
 
     @property
     def settings(self) -> Tree:
-        """The levels and the names of the blocks that were given."""
+        """The levels and the names of their blocks."""
         return {
             "levels": [asdict(level) for level in retrofit_of(self.model).levels],
-            "blocks": None if self.blocks is None else list(self.blocks),
+            "blocks": [block.name for block in retrofit_of(self.model).division.blocks],
         }
 
     @classmethod
@@ -72,14 +75,18 @@ class Levels(Method):
         return cls(levels, blocks=settings["blocks"], division=learned["division"])
 
     def attach(self, base: nn.Module) -> None:
-        """Retrofit the model, or take one that is.
+        """Retrofit the model, or take one that is, which then learns itself.
 
         Raises:
-            ValueError: If levels are given for a model that has some.
+            ValueError: If levels are given for a model that has some, or another learner has it.
         """
+        self.unattached()
         if hasattr(base, "_nestlearn_retrofit"):
             if self.levels is not None:
                 raise ValueError("this model has levels already: leave out levels=, or undo_retrofit(model)")
+            if getattr(base, _TAKEN, False):
+                raise ValueError("another learner has this model: give each one its own, retrofit(base, ...)")
+            setattr(base, _TAKEN, True)
             self.model = base
         else:
             self.model = self._retrofitted(base)

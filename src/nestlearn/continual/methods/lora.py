@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import warnings
 from typing import Any, ClassVar
 
@@ -34,16 +35,17 @@ class Lora(FineTuning):
         self, lr: float = 1e-3, rank: int = 16, scale: float = 2.0, seed: int = 0, **further: Any
     ) -> None:
         super().__init__(lr, **further)
+        if importlib.util.find_spec("peft") is None:
+            raise ImportError("LoRA needs peft: pip install 'nestlearn[baselines]'")
         positive("rank", rank)
         positive("scale", scale)
         self._settings |= {"rank": rank, "scale": scale, "seed": seed}
 
     def attach(self, base: nn.Module) -> None:
         """Add adapters to a copy of the model that shares all its parameters."""
-        try:
-            from peft import LoraConfig, get_peft_model  # noqa: PLC0415  (an extra, seconds to import)
-        except ImportError as error:
-            raise ImportError("LoRA needs peft: pip install 'nestlearn[baselines]'") from error
+        from peft import LoraConfig, get_peft_model  # noqa: PLC0415  (an extra, seconds to import)
+
+        self.unattached()
         chosen = self._settings
         config = LoraConfig(
             r=chosen["rank"],

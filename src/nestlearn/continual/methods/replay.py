@@ -46,24 +46,33 @@ class Replay(FineTuning):
         """Whether the store is empty."""
         return not self.store
 
+    @property
+    def old_tokens(self) -> int:
+        """As many as fit into the store."""
+        return self.store_bytes // 2
+
     def calibrate(self, batches: Iterable[Tensor], seed: int = 0) -> None:
-        """Fill the store with the first windows, as many as fit; always one."""
+        """Fill the store with the first windows, as many as fit, always one; shorter ones are left out."""
         config: Any = self.model.config
         each = 2 if config.vocab_size <= 2**16 else 4
-        size = 0
+        size = each * sum(window.numel() for window in self.store)
         for batch in batches:
             for window in batch.cpu():
+                short = bool(self.store) and window.numel() < self.store[0].numel()
+                if short or window.numel() < 2:
+                    continue
                 size += each * window.numel()
                 if self.store and size > self.store_bytes:
                     return
                 self.store.append(window)
+        if not self.store:
+            raise ValueError("replay needs old text of at least two tokens")
 
     def loss(self, batch: Tensor) -> Tensor:
         """Of the new text and of as much old text."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.updates)
         chosen = torch.randint(len(self.store), (batch.shape[0],), generator=generator).tolist()
-        length = min(self.store[i].numel() for i in chosen)
-        old = torch.stack([self.store[i][:length] for i in chosen]).to(batch.device)
+        old = torch.stack([self.store[i] for i in chosen]).to(batch.device)
         return causal_loss(self.model, batch).lerp(causal_loss(self.model, old), self.share)
 
     def state_dict(self) -> Tree:

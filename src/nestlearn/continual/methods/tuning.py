@@ -64,6 +64,7 @@ class FineTuning(Method):
 
     def attach(self, base: nn.Module) -> None:
         """Make a copy of what learns."""
+        self.unattached()
         names = [name for name, _ in base.named_parameters()]
         if self.blocks_only:
             slots = [s for block in find_blocks(base) for p in block.projections for s in p.slots]
