@@ -210,6 +210,21 @@ def test_an_unknown_model_with_named_blocks() -> None:
     }
 
 
+def test_torchs_own_transformer() -> None:
+    torch.manual_seed(0)
+    layer = torch.nn.TransformerEncoderLayer(32, 4, 48, batch_first=True)
+    base, x = torch.nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval(), torch.randn(2, 5, 32)
+    with torch.no_grad():
+        expected = base(x)
+        model = nl.retrofit(base, two_levels(), assign="usage", calibration=[x])
+        assert torch.equal(model(x), expected)
+    optimizer, start = nl.NestedUnits(model), weights(model)
+    model(x).square().mean().backward()
+    optimizer.step(tokens=128)
+    moved = {name.split(".")[-2] for name, value in weights(model).items() if not value.equal(start[name])}
+    assert moved == {"linear1", "linear2"}
+
+
 REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     "how": ({"how": "heads"}, "how must be one of units, layers; got 'heads'"),
     "assign": ({"assign": "best"}, "assign must be one of depth, random, usage; got 'best'"),
