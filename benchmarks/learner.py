@@ -66,7 +66,7 @@ def methods(tokens: int) -> dict[str, Method]:
     plain = [Level(f.name, max(tokens, f.period * tokens // shortest), lr=f.lr) for f in DEFAULT_LEVELS]
     kept = [
         Level(
-            f.name, max(tokens, f.period * tokens // shortest), lr=f.lr, consolidate=True, refresh=4 * tokens
+            f.name, max(tokens, f.period * tokens // shortest), lr=f.lr, consolidate=True, refresh=8 * tokens
         )
         for f in DEFAULT_LEVELS
     ]

@@ -112,9 +112,9 @@ class KeyMemories:
         before = [[p.detach().clone() for p in site.parameters] for site in self.sites]
         step()
         for site, old in zip(self.sites, before, strict=True):
-            updates = [wide(p - o) for p, o in zip(site.parameters, old, strict=True)]
+            updates = [wide(p.detach().sub_(o)) for p, o in zip(site.parameters, old, strict=True)]
             for parameter, start, update in zip(site.parameters, old, site.filter(updates), strict=True):
-                parameter.copy_(start + update)
+                torch.add(start, update.to(start.dtype), out=parameter.detach())
 
     def state_dict(self) -> dict[str, Any]:
         """Moments of every site, and the counters."""

@@ -16,8 +16,8 @@ from nestlearn.retrofitting.retrofit import divided
 
 #: Updated at every step of more than 256 tokens, and every 4,096; both protect what earlier contexts used.
 DEFAULT_LEVELS = (
-    Level("fast", period=256, lr=1e-3, consolidate=True, refresh=4096),
-    Level("slow", period=4096, lr=1e-3, consolidate=True, refresh=4096),
+    Level("fast", period=256, lr=1e-3, consolidate=True, refresh=8192),
+    Level("slow", period=4096, lr=1e-3, consolidate=True, refresh=8192),
 )
 
 
