@@ -154,7 +154,7 @@ def test_levels_take_any_optimizer() -> None:
         assign=lambda name, _: "slow" if name.startswith("0") else "fast",
         optimizers={"slow": lambda named, level: optim.M3(named, lr=level.lr)},
     )
-    assert nested.param_groups[1]["periods"] == (50,)
+    assert nested.param_groups[1]["periods"] == (10,)
     x, y, *_ = tasks()
     before = model[0].weight.detach().clone()
     for step in range(4):
