@@ -148,20 +148,21 @@ class Plan:
             if missing:
                 return Tuning(missing, scores, None, False)
             best = _lowest(scores)
-            if best not in (rates[0], rates[-1]) or further == FURTHER:
+            last = further == FURTHER
+            if not math.isinf(scores[best]) and (last or best not in (rates[0], rates[-1])):
+                place = rates.index(best)
+                near = rates[max(0, place - 1) : place + 2]
+                missing, means = self._trials(task, entry, near, TUNING_SEEDS, records)
+                scores |= means
+                if missing:
+                    return Tuning(missing, scores, None, False)
+                best = _lowest(means)
+            if last or best not in (rates[0], rates[-1]):
                 break
             factor = 1 / RATIO if best == rates[0] else RATIO
             rates = sorted([*rates, _rounded(best * factor)])
-        if math.isinf(scores[best]):
-            return Tuning([], scores, None, True)
-        place = rates.index(best)
-        near = rates[max(0, place - 1) : place + 2]
-        missing, means = self._trials(task, entry, near, TUNING_SEEDS, records)
-        scores |= means
-        if missing:
-            return Tuning(missing, scores, None, False)
-        best = _lowest(means)
-        return Tuning([], scores, best, best in (rates[0], rates[-1]))
+        edge = best in (rates[0], rates[-1])
+        return Tuning([], scores, None if math.isinf(scores[best]) else best, edge)
 
     def _trials(
         self, task: str, entry: str, rates: Sequence[float], seeds: Sequence[int], records: Records
