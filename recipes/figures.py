@@ -63,6 +63,7 @@ def _summary(render: Callable[[Mapping[str, Any]], str]) -> Callable[[Mapping[st
 FIGURES: tuple[tuple[str, str, str, Callable[[Mapping[str, Any]], str]], ...] = (
     ("docs/optimizers.md", "python -m benchmarks.optimizers", "optimizer_cost", optimizer_cost),
     ("docs/optimizers.md", "python -m recipes.optimizers", "optimizers", _summary(optimizer_tables)),
+    ("docs/learner.md", "python -m benchmarks.learner", "learner_cost", learner_cost),
 )
 
 

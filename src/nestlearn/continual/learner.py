@@ -68,7 +68,7 @@ class Learner:
         old: Stream | None = None,
         context: int | None = None,
         batch_size: int = 4,
-        calibration_tokens: int = 16384,
+        calibration_tokens: int = 8192,
         seed: int = 0,
         **retrofit: Any,
     ) -> None:
