@@ -451,3 +451,20 @@ def test_padding_and_ids_that_are_none() -> None:
 def test_an_empty_prompt_begins_anew() -> None:
     own = learner()
     assert own.generate("", max_new_tokens=3) == own.generate("<s>", max_new_tokens=3)
+
+
+def test_a_failed_calibration_loses_no_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error between the first windows and their step must not leave a checkpoint behind them."""
+    path, whole, own = tmp_path / "c.safetensors", learner(), learner()
+
+    def refuse(*_: Any) -> None:
+        raise ValueError("no old text")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(own, "calibrate", refuse)
+        with pytest.raises(ValueError, match="no old text"):
+            own.learn(texts(4), checkpoint=path)
+    assert not path.exists()
+    own.learn(texts(4), checkpoint=path)
+    whole.learn(texts(4))
+    assert difference(state(own), state(whole)) is None

@@ -7,12 +7,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 from nestlearn.continual.documents import Stream, Windows
+from nestlearn.continual.methods import Method
 from nestlearn.optim import NonFiniteGradientError
 from nestlearn.training import CheckpointError, Interrupted, load_tree, save_tree
 
@@ -71,20 +74,28 @@ def learn(
         if checkpoint is not None:
             save_tree(checkpoint, _state(learner, windows, report))
 
-    def note() -> None:
-        report.documents, report.longest = windows.documents, windows.longest
+    def advance() -> Tensor | None:
+        try:
+            return next(batches, None)
+        except Exception:  # of the stream: the position is before the document that is at fault
+            if report.steps:
+                save()
+            raise
+        finally:
+            report.documents, report.longest = windows.documents, windows.longest
 
-    with _finished(learner, save), _interruptible() as stop, _bar(progress, learner) as show:
+    with _finished(learner.method), _interruptible() as stop, _bar(progress) as show:
         started = time.perf_counter()
-        batch = next(batches, None)
+        batch = advance()
         if batch is None and not report.steps:
-            raise NothingLearnedError("the stream is empty: nothing was learned")
+            raise ValueError("the stream is empty: nothing was learned")
         if batch is not None and learner.method.wants_old:
             learner.calibrate()
         while batch is not None:
             try:
                 report.losses.append(learner.method.step(batch.to(learner.device)))
             except NonFiniteGradientError as error:
+                save()
                 raise NonFiniteGradientError(
                     f"{error} (in document {windows.documents}, after {report.steps} steps of the stream; "
                     "what was learned before is there, and a checkpoint goes on behind this batch)"
@@ -93,32 +104,26 @@ def learn(
             report.tokens += batch.shape[0] * (batch.shape[1] - 1)
             now = time.perf_counter()
             report.seconds, started = report.seconds + now - started, now
-            note()
             show(report)
             if stop.is_set():
+                save()
                 raise Interrupted(_told(report, checkpoint))
             # The next windows are cut after the position was saved, not before.
             if report.steps % checkpoint_every == 0:
                 save()
-            batch = next(batches, None)
-    note()
+            batch = advance()
     report.finished = True
     save()
     return report
 
 
 @contextmanager
-def _finished(learner: Learner, save: Callable[[], None]) -> Iterator[None]:
-    """However it ends, the model has what was learned; if not at the end of the stream, a checkpoint too."""
+def _finished(method: Method) -> Iterator[None]:
+    """However it ends, the model has what was learned."""
     try:
         yield
-    except NothingLearnedError:
-        raise
-    except Exception:
-        save()
-        raise
     finally:
-        learner.method.finish()
+        method.finish()
 
 
 def _told(report: Learned, checkpoint: Path | None) -> str:
@@ -147,10 +152,6 @@ def _identity(learner: Learner) -> dict[str, Any]:
         "context": learner.context,
         "batch_size": learner.batch_size,
     }
-
-
-class NothingLearnedError(ValueError):
-    """There was nothing to learn; no checkpoint is written."""
 
 
 def _read(learner: Learner, path: Path) -> dict[str, Any]:
@@ -209,12 +210,10 @@ def _interruptible() -> Iterator[threading.Event]:
 
 
 @contextmanager
-def _bar(progress: bool | None, learner: Learner) -> Iterator[Any]:
+def _bar(progress: bool | None) -> Iterator[Callable[[Learned], None]]:
     """Gives what shows the report after every step."""
-    del learner
     if progress is False or (progress is None and not sys.stderr.isatty()):
-        with nullcontext():
-            yield lambda report: None
+        yield lambda report: None
         return
     from rich.console import Console  # noqa: PLC0415
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
