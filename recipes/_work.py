@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict
 from functools import partial
 from typing import Protocol, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from recipes._store import Keyed, Record, Store
 
@@ -77,6 +80,60 @@ def complete(
     else:
         _in_processes(do, wanted, workers, keep)
     return failures
+
+
+def watched(
+    plan: Plan[R],
+    results: Store,
+    execute: Callable[[R], Record],
+    describe: Callable[[R, Record], str],
+    *,
+    workers: int,
+    console: Console,
+) -> dict[str, str]:
+    """:func:`complete` with a bar, or a line a run where nobody watches.
+
+    Args:
+        plan: See :func:`complete`.
+        results: Likewise.
+        execute: Likewise.
+        describe: What is said of a finished run.
+        workers: See :func:`complete`.
+        console: Where it is shown.
+
+    Returns: As :func:`complete`.
+    """
+    bar = Progress(
+        TextColumn("runs"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TextColumn("{task.fields[latest]}"), console=console,
+    )  # fmt: skip
+    with bar:
+        line = bar.add_task("", total=len(plan.wanted(results.records)), latest="")
+        done = 0
+
+        def on_done(run: R, record: Record, missing: int) -> None:
+            nonlocal done
+            done += 1
+            text = describe(run, record)
+            bar.update(line, completed=done, total=done + missing, latest=text)
+            if not console.is_terminal:
+                console.print(f"{text}, {record['cpu_seconds']:.0f} s", highlight=False)
+
+        return complete(plan, results, execute, workers=workers, on_done=on_done)
+
+
+def chosen(names: str | None, table: Iterable[str], kind: str) -> list[str]:
+    """Names out of a list with semicolons, as the names have commas, in the table's order; None for all.
+
+    Raises:
+        ValueError: For a name that the table does not have.
+    """
+    known = list(table)
+    wanted = known if names is None else [name.strip() for name in names.split(";")]
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
+        raise ValueError(f"no {kind} {unknown[0]!r}: there are {'; '.join(known)}")
+    return [name for name in known if name in wanted]
 
 
 def _in_processes(

@@ -25,10 +25,9 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from recipes._store import Store
-from recipes._work import complete
+from recipes._work import chosen, watched
 from recipes.optimizing.entries import ENTRIES
 from recipes.optimizing.figure import write_figures
 from recipes.optimizing.plan import TASKS, Plan, Record, Run, execute
@@ -52,7 +51,7 @@ def main(
         for name, number in (("seeds", seeds), ("steps", 1 if steps is None else steps)):
             if not number >= 1:
                 raise ValueError(f"Invalid {name}: {number}. Must be at least 1.")
-        names = _chosen(tasks, TASKS, "task"), _chosen(optimizers, ENTRIES, "optimizer")
+        names = chosen(tasks, TASKS, "task"), chosen(optimizers, ENTRIES, "optimizer")
         notes = _left_out(names[0], TASKS) + _left_out(names[1], ENTRIES)
         results = Store(result)
         failures = _perform(Plan(*names, seeds, steps), results, notes, workers, console)
@@ -71,15 +70,9 @@ def main(
         raise typer.Exit(1)
 
 
-def _chosen(names: str | None, table: Mapping[str, Any], kind: str) -> list[str]:
-    """Names of a table's entries out of a list with semicolons, as the names have commas; None for all."""
-    if names is None:
-        return list(table)
-    chosen = [name.strip() for name in names.split(";")]
-    unknown = [name for name in chosen if name not in table]
-    if unknown:
-        raise ValueError(f"no {kind} {unknown[0]!r}: there are {'; '.join(table)}")
-    return [name for name in table if name in chosen]
+def _described(run: Run, record: Record) -> str:
+    score = "lost" if record["score"] is None else f"{record['score']:.4f}"
+    return f"{run.entry} on {run.task}, rate {run.lr:g}, {run.split}: {score}"
 
 
 def _left_out(names: list[str], table: Mapping[str, Any]) -> list[str]:
@@ -93,24 +86,7 @@ def _perform(plan: Plan, results: Store, notes: list[str], workers: int, console
     """Do what is missing and write the summary; what went wrong, by run."""
     for note in notes:
         console.print(note, highlight=False)
-    bar = Progress(
-        TextColumn("runs"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        TextColumn("{task.fields[latest]}"), console=console,
-    )  # fmt: skip
-    with bar:
-        line = bar.add_task("", total=len(plan.wanted(results.records)), latest="")
-        done = 0
-
-        def on_done(run: Run, record: Record, missing: int) -> None:
-            nonlocal done
-            done += 1
-            score = "lost" if record["score"] is None else f"{record['score']:.4f}"
-            text = f"{run.entry} on {run.task}, rate {run.lr:g}, {run.split}: {score}"
-            bar.update(line, completed=done, total=done + missing, latest=text)
-            if not console.is_terminal:
-                console.print(f"{text}, {record['cpu_seconds']:.0f} s", highlight=False)
-
-        failures = complete(plan, results, execute, workers=workers, on_done=on_done)
+    failures = watched(plan, results, execute, _described, workers=workers, console=console)
     results.summary = summarize(plan, results.records, notes)
     results.write()
     return failures

@@ -24,10 +24,9 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from recipes._store import Record, Store
-from recipes._work import complete
+from recipes._work import chosen, watched
 from recipes.teaching.figure import write_figure
 from recipes.teaching.plan import BASE, METHODS, Plan, Run, execute
 from recipes.teaching.summary import points, print_tables, summarize
@@ -50,7 +49,7 @@ def main(
     try:
         if split not in ("test", "validation"):
             raise ValueError(f"Invalid split: {split!r}. Must be test or validation.")
-        plan = Plan(_chosen(methods), seeds, split, work)
+        plan = Plan(chosen(methods, METHODS, "method"), seeds, split, work)
         results = Store(result)
         failures = _perform(plan, results, workers, console)
     except ValueError as error:
@@ -67,38 +66,16 @@ def main(
         raise typer.Exit(1)
 
 
-def _chosen(names: str | None) -> list[str]:
-    if names is None:
-        return list(METHODS)
-    chosen = [name.strip() for name in names.split(";")]
-    unknown = [name for name in chosen if name not in METHODS]
-    if unknown:
-        raise ValueError(f"no method {unknown[0]!r}: there are {'; '.join(METHODS)}")
-    return [name for name in METHODS if name in chosen]
+def _described(run: Run, record: Record) -> str:
+    if run.method == BASE:
+        return str(run)
+    learned, forgotten = points(record)[-1]
+    return f"{run}: learned {learned:.3f}, forgotten {forgotten:+.3f}"
 
 
 def _perform(plan: Plan, results: Store, workers: int, console: Console) -> dict[str, str]:
     """Do what is missing and write the summary; what went wrong, by run."""
-    bar = Progress(
-        TextColumn("runs"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        TextColumn("{task.fields[latest]}"), console=console,
-    )  # fmt: skip
-    with bar:
-        line = bar.add_task("", total=len(plan.wanted(results.records)), latest="")
-        done = 0
-
-        def on_done(run: Run, record: Record, missing: int) -> None:
-            nonlocal done
-            done += 1
-            text = f"{run}: {record['cpu_seconds']:.0f} s"
-            if run.method != BASE:
-                learned, forgotten = points(record)[-1]
-                text += f", learned {learned:.3f}, forgotten {forgotten:+.3f}"
-            bar.update(line, completed=done, total=done + missing, latest=text)
-            if not console.is_terminal:
-                console.print(text, highlight=False)
-
-        failures = complete(plan, results, execute, workers=workers, on_done=on_done)
+    failures = watched(plan, results, execute, _described, workers=workers, console=console)
     results.summary = summarize(plan, results.records)
     results.write()
     return failures
