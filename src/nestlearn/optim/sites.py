@@ -169,8 +169,10 @@ class EmbeddingSite(Site):
     A tied output layer adds the second moment of its inputs on the other side.
     """
 
-    def __init__(self, module: nn.Embedding, head: nn.Linear | None) -> None:
-        super().__init__(tuple(module.parameters()))
+    def __init__(
+        self, module: nn.Embedding, head: nn.Linear | None, parameters: tuple[nn.Parameter, ...] | None = None
+    ) -> None:
+        super().__init__(tuple(module.parameters()) if parameters is None else parameters)
         self.module, self.head = module, head
 
     def hook(self, recording: Callable[[], bool]) -> Iterable[RemovableHandle]:

@@ -1,6 +1,6 @@
 """Pretrained models become levels: the same function at first, and a part that learns at each frequency."""
 
-from nestlearn.retrofitting.anatomy import Block, find_blocks
+from nestlearn.retrofitting.anatomy import Block, find_blocks, find_rest
 from nestlearn.retrofitting.division import Division, divide, measure_usage
 from nestlearn.retrofitting.parts import Parts
 from nestlearn.retrofitting.retrofit import (
@@ -20,6 +20,7 @@ __all__ = [
     "Retrofit",
     "divide",
     "find_blocks",
+    "find_rest",
     "measure_usage",
     "own_samples",
     "retrofit",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -32,7 +33,8 @@ class Slot:
 
     Attributes:
         name: In the model.
-        axis: Dimension along which its hidden units lie; None for a bias behind them, which is no unit's.
+        axis: Dimension along which its hidden units lie; None for a bias behind them, which is no unit's,
+            and outside of blocks.
         repeats: How often each unit occurs along it: unit i of n at i, n + i, ...
     """
 
@@ -43,7 +45,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Projection:
-    """A linear layer of a block.
+    """A linear layer of a block; outside of blocks also the embedding of the tokens.
 
     Attributes:
         name: Of the module, in the model.
@@ -109,6 +111,45 @@ def find_blocks(model: nn.Module, names: Iterable[str] | None = None) -> tuple[B
             f"linear layers named {kinds}. Name the blocks yourself: blocks=['encoder.mlp', ...]"
         )
     return blocks
+
+
+def find_rest(model: nn.Module, blocks: Iterable[Block]) -> tuple[Projection, ...]:
+    """What can learn besides the blocks: linear layers of attention and head, and the embedding of the tokens.
+
+    A weight that several modules share is named once, as :meth:`torch.nn.Module.named_parameters` does.
+
+    Args:
+        model: Any module.
+        blocks: Its feed-forward blocks, whose parameters are left out.
+
+    Raises:
+        ValueError: If there is nothing else.
+    """
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    inside = {slot.name for block in blocks for own in block.projections for slot in own.slots}
+    tokens = _token_embeddings(model)
+    found: list[Projection] = []
+    for name, module in model.named_modules():
+        if not (_is_linear(module) or module in tokens):
+            continue
+        weight, bias = names[id(module.weight)], getattr(module, "bias", None)
+        if weight in inside:
+            continue
+        inside.add(weight)
+        slot = None if bias is None else Slot(names[id(bias)], None)
+        transposed = not isinstance(module, nn.Linear | nn.Embedding)
+        found.append(Projection(name, Slot(weight, None), slot, writes=True, transposed=transposed))
+    if not found:
+        raise ValueError(f"{type(model).__name__} has no linear layer and no embedding besides its blocks")
+    return tuple(found)
+
+
+def _token_embeddings(model: nn.Module) -> list[nn.Module]:
+    """Those of tokens, where the model says which they are; otherwise all."""
+    own: Any = getattr(model, "get_input_embeddings", None)
+    if own is not None:
+        return [own()]
+    return [module for module in model.modules() if type(module) is nn.Embedding]
 
 
 def _named(model: nn.Module, name: str) -> Block:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from nestlearn.retrofitting.anatomy import Block
+from nestlearn.retrofitting.anatomy import Block, Projection
 
 #: Ways of dividing: hidden units of every block, or whole blocks.
 WAYS = ("units", "layers")
@@ -27,10 +27,18 @@ class Division:
     Attributes:
         blocks: The blocks.
         units: Indices of the units, ascending, by block's and level's name; every unit is in one level.
+        rest: The level that also owns what is not in a block; None if that stays as it is.
+        others: What that is, see :func:`~nestlearn.retrofitting.anatomy.find_rest`.
     """
 
     blocks: tuple[Block, ...]
     units: Mapping[str, Mapping[str, Tensor]]
+    rest: str | None = None
+    others: tuple[Projection, ...] = ()
+
+    def with_rest(self, level: str, others: tuple[Projection, ...]) -> Division:
+        """The same units, with everything else in a level."""
+        return replace(self, rest=level, others=others)
 
     def to_tree(self) -> dict[str, Any]:
         """Nested dicts of tensors, for a file. A level that owns a whole block has None there."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from nestlearn.levels import Level
-from nestlearn.optim.sites import LinearSite, Site, wide
+from nestlearn.optim.sites import EmbeddingSite, LinearSite, Site, wide
 from nestlearn.retrofitting.anatomy import Projection, Slot
 from nestlearn.retrofitting.division import Division
 
@@ -125,12 +125,15 @@ class Parts(nn.Module):
         super().__init__()
         self.by_level: dict[str, dict[str, Part]] = {}
         self._levels: dict[str, str] = {}
-        self._sites: list[PartSite] = []
+        self._sites: list[Site] = []
         for block in division.blocks:
             for level, units in division.units[block.name].items():
                 whole = len(units) == block.units
                 for projection in block.projections:
                     self._add(model, level, projection, None if whole else units)
+        for projection in division.others:
+            assert division.rest is not None
+            self._add(model, division.rest, projection, None)
 
     def _add(self, model: nn.Module, level: str, projection: Projection, units: Tensor | None) -> None:
         parts = []
@@ -146,7 +149,11 @@ class Parts(nn.Module):
             self.by_level.setdefault(level, {})[slot.name] = part
             parts.append(part)
         module, index = model.get_submodule(projection.name), parts[0].index
-        self._sites.append(PartSite(module, tuple(part.own for part in parts), projection, index))
+        own = tuple(part.own for part in parts)
+        if isinstance(module, nn.Embedding):
+            self._sites.append(EmbeddingSite(module, _head(model, module), own))
+        else:
+            self._sites.append(PartSite(module, own, projection, index))
 
     def assign_level(self, name: str, levels: Sequence[Level]) -> str:
         """The level of a part by its name here."""
@@ -171,6 +178,12 @@ class Parts(nn.Module):
         for part in self.parts():
             if part.own is not part.parameter:
                 part.parameter.grad = None
+
+
+def _head(model: nn.Module, embedding: nn.Embedding) -> nn.Linear | None:
+    """The output layer that shares the embedding's weight."""
+    tied = (m for m in model.modules() if isinstance(m, nn.Linear) and m.weight is embedding.weight)
+    return next(tied, None)
 
 
 def places(slot: Slot, units: Tensor | None, parameter: Tensor) -> Tensor | None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from nestlearn.levels import Clock, Level
 from nestlearn.optim import Nested
-from nestlearn.retrofitting.anatomy import find_blocks
+from nestlearn.retrofitting.anatomy import find_blocks, find_rest
 from nestlearn.retrofitting.copies import sharing_copy
 from nestlearn.retrofitting.division import WAYS, Division, divide, measure_usage
 from nestlearn.retrofitting.parts import Parts
@@ -49,12 +49,13 @@ def retrofit(
     shares: Sequence[float] | None = None,
     blocks: Iterable[str] | None = None,
     calibration: Iterable[Tensor] | None = None,
+    rest: str | None = None,
     seed: int = 0,
 ) -> M:
     """Give the hidden units of a model's feed-forward blocks to levels.
 
     The result is a model of the same class that computes the same to the bit, generates, and is saved as
-    before. Its feed-forward blocks are copies that learn; all else is frozen and shared with the given model,
+    before. Its feed-forward blocks (and ``rest``) are copies that learn; all else is frozen and shared with the given model,
     which is left as it is. (As the memory is one, ``load_state_dict`` of a retrofitted model, or anything
     else that writes into its frozen parameters, reaches the given one.) ::
 
@@ -73,6 +74,8 @@ def retrofit(
         blocks: Names of the modules that are feed-forward blocks, for a model that is not known.
         calibration: Token ids ``[B, T]`` by which usage is measured; by default samples that the model
             draws itself.
+        rest: Name of the level that also owns the other linear layers (attention, head) and the embedding of
+            the tokens; by default they stay as they are. Norms and positions always do.
         seed: Of the random policy and the model's own samples.
 
     Raises:
@@ -82,6 +85,9 @@ def retrofit(
     if hasattr(model, _ATTRIBUTE):
         raise ValueError("this model is retrofitted already: take undo_retrofit(model) first")
     ordered = Clock(levels).levels
+    names = [level.name for level in ordered]
+    if rest is not None and rest not in names:
+        raise ValueError(f"rest must name a level, one of {', '.join(names)}; got {rest!r}")
     if how not in WAYS:
         raise ValueError(f"how must be one of {', '.join(WAYS)}; got {how!r}")
     found = find_blocks(model, blocks)
@@ -90,8 +96,9 @@ def retrofit(
     if policy == "usage":
         batches = own_samples(model, USAGE_TOKENS, seed=seed) if calibration is None else calibration
         usage = measure_usage(model, found, batches)
-    names = [level.name for level in ordered]
     division = divide(found, names, how, policy, shares=shares, usage=usage, seed=seed)
+    if rest is not None:
+        division = division.with_rest(rest, find_rest(model, found))
     return divided(model, ordered, division)
 
 
@@ -104,6 +111,7 @@ def divided(model: M, levels: Sequence[Level], division: Division) -> M:
         for slot in projection.slots
         if slot.axis is not None or len(division.units[block.name]) == 1
     }
+    own |= {slot.name for projection in division.others for slot in projection.slots}
     twin = sharing_copy(model, own)
     setattr(twin, _ATTRIBUTE, Retrofit(model, tuple(levels), division))
     return twin

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from nestlearn.continual.methods.base import Change, Method, Tree, causal_loss, drawn_loss
 from nestlearn.levels import Level
-from nestlearn.retrofitting import Division, NestedUnits, find_blocks, retrofit, retrofit_of
+from nestlearn.retrofitting import Division, NestedUnits, find_blocks, find_rest, retrofit, retrofit_of
 from nestlearn.retrofitting.retrofit import divided
 
 #: Updated at every step of more than 256 tokens, and every 4,096; both protect what earlier contexts used.
@@ -34,6 +34,7 @@ class Levels(Method):
         shares: Likewise.
         blocks: Likewise.
         calibration: Likewise.
+        rest: Likewise.
         division: Who owns which units, where that is known.
         seed: Likewise.
 
@@ -52,12 +53,13 @@ class Levels(Method):
         shares: Sequence[float] | None = None,
         blocks: Sequence[str] | None = None,
         calibration: Sequence[Tensor] | None = None,
+        rest: str | None = None,
         division: Mapping[str, Any] | None = None,
         seed: int = 0,
     ) -> None:
         self.levels = None if levels is None else tuple(levels)
         self.how, self.assign, self.shares, self.blocks = how, assign, shares, blocks
-        self.calibration, self.division, self.seed = calibration, division, seed
+        self.calibration, self.rest, self.division, self.seed = calibration, rest, division, seed
         self.updates: dict[str, int] = {}
 
     @property
@@ -66,13 +68,14 @@ class Levels(Method):
         return {
             "levels": [asdict(level) for level in retrofit_of(self.model).levels],
             "blocks": [block.name for block in retrofit_of(self.model).division.blocks],
+            "rest": retrofit_of(self.model).division.rest,
         }
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any], learned: Mapping[str, Any]) -> Levels:
         """The method as a file describes it, with the units divided as there."""
         levels = [Level(**{**level, "betas": tuple(level["betas"])}) for level in settings["levels"]]
-        return cls(levels, blocks=settings["blocks"], division=learned["division"])
+        return cls(levels, blocks=settings["blocks"], rest=settings["rest"], division=learned["division"])
 
     def attach(self, base: nn.Module) -> None:
         """Retrofit the model, or take one that is, which then learns itself.
@@ -96,7 +99,11 @@ class Levels(Method):
     def _retrofitted(self, base: nn.Module) -> nn.Module:
         levels = DEFAULT_LEVELS if self.levels is None else self.levels
         if self.division is not None:
-            return divided(base, levels, Division.from_tree(find_blocks(base, self.blocks), self.division))
+            blocks = find_blocks(base, self.blocks)
+            division = Division.from_tree(blocks, self.division)
+            if self.rest is not None:
+                division = division.with_rest(self.rest, find_rest(base, blocks))
+            return divided(base, levels, division)
         return retrofit(
             base,
             levels,
@@ -105,6 +112,7 @@ class Levels(Method):
             shares=self.shares,
             blocks=self.blocks,
             calibration=self.calibration,
+            rest=self.rest,
             seed=self.seed,
         )
 
@@ -190,8 +198,13 @@ class Levels(Method):
 
     def state_dict(self) -> Tree:
         """Of the optimizer, with the parts of the weights, and the division."""
-        division = retrofit_of(self.model).division.to_tree()
-        return {"optimizer": self.optimizer.state_dict(), "updates": dict(self.updates), "division": division}
+        division = retrofit_of(self.model).division
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "updates": dict(self.updates),
+            "division": division.to_tree(),
+            "rest": division.rest,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the optimizer and the levels' parts.
@@ -200,6 +213,8 @@ class Levels(Method):
             ValueError: If the state is of another model, or its units are divided in another way.
         """
         made = retrofit_of(self.model)
+        if state["rest"] != made.division.rest:
+            raise ValueError(f"in the state, {state['rest']!r} has the rest; here it is {made.division.rest!r}")
         saved = Division.from_tree(made.division.blocks, state["division"])
         for block, levels in made.division.units.items():
             for level, units in levels.items():
