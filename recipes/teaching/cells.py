@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 
 from nestlearn.continual.learner import Learner
 from nestlearn.continual.methods import (
+    DEFAULT_REST,
     Averaging,
     BlockTuning,
     ElasticWeights,
@@ -20,8 +21,8 @@ from nestlearn.continual.methods import (
     Lora,
     Method,
     Replay,
+    default_levels,
 )
-from nestlearn.levels import Level
 from recipes.teaching import base
 from recipes.teaching.material import CONTEXT, NEW, OLD, tokenizer, tokens
 
@@ -55,18 +56,12 @@ class Cell:
     settings: Mapping[str, Any]
 
 
-def levels(lr: float, strength: float, protect: bool = True) -> Callable[[int], Method]:
-    """Two levels, updated at every step and at every eighth."""
+def levels(lr: float, protect: bool = True, rest: str | None = DEFAULT_REST) -> Callable[[int], Method]:
+    """The default levels at another rate: one is updated at every step, one at every fourth."""
 
     def make(seed: int) -> Method:
-        shared: dict[str, Any] = {
-            "lr": lr,
-            "consolidate": protect,
-            "strength": strength,
-            "output_strength": strength / 10,
-            "refresh": 4 * STEP,
-        }
-        return Levels([Level("fast", STEP, **shared), Level("slow", 8 * STEP, **shared)], seed=seed)
+        own = [replace(level, consolidate=protect) for level in default_levels(lr)]
+        return Levels(own, rest=rest, seed=seed)
 
     return make
 
@@ -75,22 +70,20 @@ def _grid(name: str, kind: Callable[..., Method], *settings: dict[str, Any]) -> 
     return [Cell(name, lambda seed, own=own: kind(**own), own) for own in settings]  # type: ignore[misc]
 
 
-def _levels(name: str, *settings: tuple[float, float], protect: bool = True) -> list[Cell]:
-    return [
-        Cell(name, levels(lr, strength, protect), {"lr": lr, "strength": strength, "protect": protect})
-        for lr, strength in settings
-    ]
+def _levels(name: str, *rates: float, **further: Any) -> list[Cell]:
+    return [Cell(name, levels(lr, **further), {"lr": lr}) for lr in rates]
 
 
 _RATES = ({"lr": 1e-4}, {"lr": 3e-4}, {"lr": 1e-3})
 CELLS = [
     *_grid("finetune", FineTuning, *_RATES),
-    *_levels("levels", (1e-3, 1.0), (2e-3, 1.0), (4e-3, 1.0)),
-    *_grid("lora", Lora, {"lr": 1e-3}, {"lr": 3e-3}, {"lr": 1e-2}),
+    *_levels("levels", 2.0, 4.0, 8.0),
+    *_grid("lora", Lora, *_RATES),
     *_grid("replay", Replay, *({**rate, "store_bytes": STORE} for rate in _RATES)),
     *_grid("ewc", ElasticWeights, *({"lr": 3e-4, "strength": s} for s in (10.0, 100.0, 1000.0))),
     *_grid("mlp", BlockTuning, *_RATES),
-    *_levels("levels, nothing protected", (1e-4, 1.0), (3e-4, 1.0), (1e-3, 1.0), protect=False),
+    *_levels("levels, feed-forward only", 2.0, 4.0, 8.0, rest=None),
+    *_levels("levels, nothing protected", 0.03, 0.1, 0.3, protect=False),
     *_grid("average", Averaging, *({"lr": 1e-3, "weight": w} for w in (0.25, 0.5, 0.75))),
     *_grid("l2", L2ToStart, *({"lr": 3e-4, "strength": s} for s in (0.01, 0.1, 1.0))),
 ]

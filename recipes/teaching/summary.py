@@ -15,8 +15,8 @@ from recipes.teaching.material import NEW, OLD
 from recipes.teaching.plan import Plan, cells
 
 Point = tuple[float, float]
-REFERENCE = "finetune"
-#: Shares of what every method has learned at most.
+REFERENCE, OURS = "finetune", "levels"
+#: Shares of what both of them have learned at most.
 SHARES = (0.5, 0.75, 1.0)
 
 
@@ -98,7 +98,7 @@ def _row(done: Sequence[Record]) -> dict[str, Any]:
 def _matched(curves: Mapping[str, Sequence[Sequence[Point]]]) -> dict[str, Any]:
     """What each method forgets at the same learning, its best setting there."""
     most = {name: max(point[0] for curve in own for point in curve) for name, own in curves.items()}
-    level = min(most.values())
+    level = min(most[name] for name in (REFERENCE, OURS) if name in most)
     table = []
     for share in SHARES:
         forgotten = {name: forgotten_at(own, share * level) for name, own in curves.items()}

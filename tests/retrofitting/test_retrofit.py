@@ -140,7 +140,7 @@ def test_a_tied_weight_is_the_rest_once() -> None:
     names = [name for own in nl.NestedUnits(model).parts.by_level.values() for name in own]
     assert names.count("model.embed_tokens.weight") == 1
     sites = nl.NestedUnits(model).parts.find_sites([model.model.embed_tokens.weight])
-    assert [type(site).__name__ for site in sites] == ["EmbeddingSite"]
+    assert [type(site).__name__ for site in sites] == ["TokenSite"]
 
 
 def test_one_level_of_everything_is_adamw_on_all_but_norms() -> None:

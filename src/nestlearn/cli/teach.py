@@ -6,7 +6,6 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from rich.table import Table
 from nestlearn.continual.documents import documents
 from nestlearn.continual.files import read_files
 from nestlearn.continual.learner import Learner
-from nestlearn.continual.methods import DEFAULT_LEVELS, METHODS, Levels, Method
+from nestlearn.continual.methods import DEFAULT_REST, METHODS, Levels, Method, default_levels
 from nestlearn.models.pretrained import load_pretrained
 from nestlearn.reporting.files import write_atomically
 from nestlearn.training import Interrupted
@@ -36,7 +35,7 @@ def method_of(name: str, lr: float | None) -> Method:
     if lr is None:
         return METHODS[name]()
     if name == Levels.name:
-        return Levels([replace(level, lr=lr) for level in DEFAULT_LEVELS])
+        return Levels(default_levels(lr), rest=DEFAULT_REST)
     return METHODS[name](lr=lr)  # type: ignore[call-arg]
 
 

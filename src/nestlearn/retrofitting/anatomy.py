@@ -114,7 +114,7 @@ def find_blocks(model: nn.Module, names: Iterable[str] | None = None) -> tuple[B
 
 
 def find_rest(model: nn.Module, blocks: Iterable[Block]) -> tuple[Projection, ...]:
-    """What can learn besides the blocks: linear layers of attention and head, and the embedding of the tokens.
+    """What can learn besides the blocks: linear layers of attention and head, embedding of the tokens.
 
     A weight that several modules share is named once, as :meth:`torch.nn.Module.named_parameters` does.
 

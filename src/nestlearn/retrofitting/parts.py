@@ -7,12 +7,15 @@ least, takes its gradient out of the weight's, and puts it back after an update.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from nestlearn.levels import Level
+from nestlearn.optim.recording import OwnHook
 from nestlearn.optim.sites import EmbeddingSite, LinearSite, Site, wide
 from nestlearn.retrofitting.anatomy import Projection, Slot
 from nestlearn.retrofitting.division import Division
@@ -110,6 +113,43 @@ class PartSite(LinearSite):
         return [u.mT.contiguous() if u.dim() == 2 else u for u in super().filter(turned)]
 
 
+class TokenSite(EmbeddingSite):
+    """The key memory of a model's token embedding; of a tied one, with the output side as in a linear layer.
+
+    The rows of a tied embedding are also outputs: how much each prediction matters is the diagonal of ``D``,
+    and the layer is protected in proportion to its sensitivity, as others are.
+    """
+
+    def hook(self, recording: Callable[[], bool]) -> Iterable[RemovableHandle]:
+        """Record also the gradients of a tied output layer's predictions."""
+
+        def predictions(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+            if recording() and output.requires_grad:
+                output.register_hook(backward)
+
+        def backward(gradient: Tensor) -> None:
+            squares = wide(gradient.flatten(0, -2)).square().sum(0)
+            before = self.fresh.get("output")
+            self.fresh["output"] = squares if before is None else before + squares
+
+        handles = [*super().hook(recording)]
+        if self.head is not None:
+            handles.append(self.head.register_forward_hook(OwnHook(predictions)))
+        return handles
+
+    def sensitivity(self) -> Tensor | None:
+        """Of the tied output layer."""
+        if not {"input", "output"} <= set(self.current):
+            return None
+        return self.scale(self.current["input"]) * self.scale(self.current["output"])
+
+    def build(self, strength: float, output_strength: float) -> None:
+        """Rows are damped by the use of their token as an input, and as a prediction."""
+        super().build(strength, output_strength)
+        if "output" in self.kept:
+            self.factors["rows"] = self.factors["rows"] / (1.0 + self.kept["output"] / output_strength)
+
+
 class Parts(nn.Module):
     """All parts of a retrofitted model, as what :class:`nestlearn.optim.Nested` divides among levels.
 
@@ -151,7 +191,7 @@ class Parts(nn.Module):
         module, index = model.get_submodule(projection.name), parts[0].index
         own = tuple(part.own for part in parts)
         if isinstance(module, nn.Embedding):
-            self._sites.append(EmbeddingSite(module, _head(model, module), own))
+            self._sites.append(TokenSite(module, _head(model, module), own))
         else:
             self._sites.append(PartSite(module, own, projection, index))
 

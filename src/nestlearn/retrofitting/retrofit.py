@@ -55,9 +55,9 @@ def retrofit(
     """Give the hidden units of a model's feed-forward blocks to levels.
 
     The result is a model of the same class that computes the same to the bit, generates, and is saved as
-    before. Its feed-forward blocks (and ``rest``) are copies that learn; all else is frozen and shared with the given model,
-    which is left as it is. (As the memory is one, ``load_state_dict`` of a retrofitted model, or anything
-    else that writes into its frozen parameters, reaches the given one.) ::
+    before. Its feed-forward blocks (and ``rest``) are copies that learn; all else is frozen and shared with
+    the given model, which is left as it is. (As the memory is one, ``load_state_dict`` of a retrofitted
+    model, or anything else that writes into its frozen parameters, reaches the given one.) ::
 
         model = nl.retrofit(base, [nl.Level("fast", 512), nl.Level("slow", 4096, consolidate=True)])
         optimizer = nl.NestedUnits(model)

@@ -1,7 +1,7 @@
 """Ways of learning on, behind one interface: ours and what it is compared with."""
 
 from nestlearn.continual.methods.base import Change, Method
-from nestlearn.continual.methods.levels import DEFAULT_LEVELS, Levels
+from nestlearn.continual.methods.levels import DEFAULT_LEVELS, DEFAULT_REST, Levels, default_levels
 from nestlearn.continual.methods.lora import Lora
 from nestlearn.continual.methods.penalties import ElasticWeights, L2ToStart
 from nestlearn.continual.methods.replay import Averaging, Replay
@@ -15,6 +15,7 @@ METHODS: dict[str, type[Method]] = {
 
 __all__ = [
     "DEFAULT_LEVELS",
+    "DEFAULT_REST",
     "METHODS",
     "Averaging",
     "BlockTuning",
@@ -26,4 +27,5 @@ __all__ = [
     "Lora",
     "Method",
     "Replay",
+    "default_levels",
 ]

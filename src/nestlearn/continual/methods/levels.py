@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, ClassVar
 
 import torch
@@ -14,11 +14,28 @@ from nestlearn.levels import Level
 from nestlearn.retrofitting import Division, NestedUnits, find_blocks, find_rest, retrofit, retrofit_of
 from nestlearn.retrofitting.retrofit import divided
 
+_PROTECTING: dict[str, Any] = {
+    "optimizer": "sgd",
+    "consolidate": True,
+    "strength": 0.1,
+    "output_strength": 1.0,
+    "refresh": 8192,
+}
 #: Updated at every step of more than 256 tokens, and every 4,096; both protect what earlier contexts used.
+#: Gradient descent with momentum: filtered, it is the step that learns most for what it changes on old text
+#: (Eq. 59), where AdamW's scaling of every number by itself would spread it over all directions again.
 DEFAULT_LEVELS = (
-    Level("fast", period=256, lr=1e-3, consolidate=True, refresh=8192),
-    Level("slow", period=4096, lr=1e-3, consolidate=True, refresh=8192),
+    Level("fast", period=256, lr=4.0, **_PROTECTING),
+    Level("slow", period=4096, lr=16.0, **_PROTECTING),
 )
+#: The one of them that also owns attention, head and token embedding.
+DEFAULT_REST = "fast"
+
+
+def default_levels(lr: float | None = None) -> list[Level]:
+    """:data:`DEFAULT_LEVELS`, with another rate of the fast one and the other in proportion."""
+    scale = 1.0 if lr is None else lr / DEFAULT_LEVELS[0].lr
+    return [replace(level, lr=scale * level.lr) for level in DEFAULT_LEVELS]
 
 
 _TAKEN = "_nestlearn_taken"
@@ -28,7 +45,8 @@ class Levels(Method):
     """Levels of hidden units, each updated when its clock is due (Eq. 71).
 
     Args:
-        levels: The levels; of a model that is retrofitted already, its own.
+        levels: The levels; of a model that is retrofitted already, its own. By default
+            :data:`DEFAULT_LEVELS`, where :data:`DEFAULT_REST` also owns what is not in a feed-forward block.
         how: See :func:`nestlearn.retrofit`.
         assign: Likewise.
         shares: Likewise.
@@ -97,7 +115,9 @@ class Levels(Method):
         self.updates = {level.name: 0 for level in self.optimizer.levels}
 
     def _retrofitted(self, base: nn.Module) -> nn.Module:
-        levels = DEFAULT_LEVELS if self.levels is None else self.levels
+        levels, rest = self.levels, self.rest
+        if levels is None:
+            levels, rest = DEFAULT_LEVELS, DEFAULT_REST if rest is None else rest
         if self.division is not None:
             blocks = find_blocks(base, self.blocks)
             division = Division.from_tree(blocks, self.division)
@@ -112,7 +132,7 @@ class Levels(Method):
             shares=self.shares,
             blocks=self.blocks,
             calibration=self.calibration,
-            rest=self.rest,
+            rest=rest,
             seed=self.seed,
         )
 
@@ -214,7 +234,9 @@ class Levels(Method):
         """
         made = retrofit_of(self.model)
         if state["rest"] != made.division.rest:
-            raise ValueError(f"in the state, {state['rest']!r} has the rest; here it is {made.division.rest!r}")
+            raise ValueError(
+                f"in the state, {state['rest']!r} has the rest; here it is {made.division.rest!r}"
+            )
         saved = Division.from_tree(made.division.blocks, state["division"])
         for block, levels in made.division.units.items():
             for level, units in levels.items():
