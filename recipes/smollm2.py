@@ -25,6 +25,7 @@ from rich.console import Console
 
 from nestlearn.cli.teach import method_of
 from nestlearn.continual.learner import Learner
+from nestlearn.continual.methods import DEFAULT_LEVELS, Levels
 from nestlearn.models.pretrained import load_pretrained
 from nestlearn.reporting.files import write_atomically
 from nestlearn.training import Interrupted
@@ -58,14 +59,14 @@ class Run:
     def key(self) -> str:
         """Under which the result is kept."""
         own = method_of(self.method, self.lr)
-        settings = repr(getattr(own, "levels", None) or own.settings)
+        settings = repr(own.levels or DEFAULT_LEVELS) if isinstance(own, Levels) else repr(own.settings)
         return json.dumps([self.method, self.lr, self.amount, BATCH, CONTEXT, CALIBRATION, settings])
 
 
 def main(
     method: Annotated[str, typer.Option(help="As for nestlearn learn.")] = "levels",
     lr: Annotated[float | None, typer.Option(help="Learning rate. [default: the method's]")] = None,
-    amount: Annotated[int, typer.Option(help="Tokens of each new domain.", min=1024)] = 65536,
+    amount: Annotated[int, typer.Option(help="Tokens of each new domain.", min=1024)] = 32768,
     threads: Annotated[int, typer.Option(help="Of this process.", min=1)] = 2,
     split: Annotated[str, typer.Option(help="test, or validation for choices.")] = "test",
     work: Annotated[Path, typer.Option(help="Folder of the checkpoint.")] = WORK,
