@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from recipes.optimizing.summary import markdown as optimizer_tables
+from recipes.teaching.summary import markdown as teaching_tables
 
 ROOT = Path(__file__).parents[1]
 
@@ -64,6 +65,7 @@ FIGURES: tuple[tuple[str, str, str, Callable[[Mapping[str, Any]], str]], ...] = 
     ("docs/optimizers.md", "python -m benchmarks.optimizers", "optimizer_cost", optimizer_cost),
     ("docs/optimizers.md", "python -m recipes.optimizers", "optimizers", _summary(optimizer_tables)),
     ("docs/learner.md", "python -m benchmarks.learner", "learner_cost", learner_cost),
+    ("docs/learner.md", "python -m recipes.teach", "teach", _summary(teaching_tables)),
 )
 
 

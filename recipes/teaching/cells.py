@@ -80,7 +80,7 @@ CELLS = [
     *_levels("levels", 2.0, 4.0, 8.0),
     *_grid("lora", Lora, *_RATES),
     *_grid("replay", Replay, *({**rate, "store_bytes": STORE} for rate in _RATES)),
-    *_grid("ewc", ElasticWeights, *({"lr": 3e-4, "strength": s} for s in (10.0, 100.0, 1000.0))),
+    *_grid("ewc", ElasticWeights, *({"lr": 3e-4, "strength": s} for s in (1e3, 1e4, 1e5))),
     *_grid("mlp", BlockTuning, *_RATES),
     *_levels("levels, feed-forward only", 2.0, 4.0, 8.0, rest=None),
     *_levels("levels, nothing protected", 0.03, 0.1, 0.3, protect=False),

@@ -134,7 +134,7 @@ def print_tables(summary: Mapping[str, Any], console: Console) -> None:
 
 
 def markdown(summary: Mapping[str, Any]) -> str:
-    """The same tables as Markdown."""
+    """What is compared, then every cell, as Markdown."""
     heads = ["method", "settings", "seeds", "learned", "forgotten", *NEW, *OLD]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for row in summary["cells"]:
@@ -142,16 +142,34 @@ def markdown(summary: Mapping[str, Any]) -> str:
         bits = (f"{row['bits'][name]:.2f}" for name in (*NEW, *OLD))
         ends = f"{row['learned']:.3f}", f"{row['forgotten']:+.3f}"
         lines.append(f"| {' | '.join([row['method'], settings, str(row['seeds']), *ends, *bits])} |")
-    parts = ["Means over the seeds in bits per byte, after both new domains:\n\n" + "\n".join(lines)]
-    for own in summary["matched"]:
-        names = list(own["most_learned"])
-        lines = [f"| learned | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
-        for at in own["levels"]:
-            found = (_entry(at["forgotten"][name], at["over_finetune"][name]) for name in names)
-            lines.append(f"| {at['learned']:.3f} | {' | '.join(found)} |")
-        title = f"Seed {own['seed']}: forgotten when so much was learned, each method's best setting there"
-        parts.append(f"{title} (over fine-tuning):\n\n" + "\n".join(lines))
-    return "\n\n".join(parts)
+    every = "\n".join(lines)
+    compared = _compared(summary["matched"]) if summary["matched"] else ""
+    return (
+        f"{compared}\n\nEvery cell, means over the seeds in bits per byte, after both new domains:\n\n{every}"
+    )
+
+
+def _compared(matched: Sequence[Mapping[str, Any]]) -> str:
+    """Forgotten over fine-tuning's at the same learning: mean over the seeds, and the worst."""
+    amounts = [mean(own["levels"][i]["learned"] for own in matched) for i in range(len(SHARES))]
+    lines = [
+        f"Forgotten as a share of what fine-tuning forgets when as much is learned (mean over {len(matched)} "
+        "seeds, worst seed in brackets), each method by its best setting there:\n",
+        f"| learned, bits per byte | {' | '.join(f'{amount:.2f}' for amount in amounts)} |",
+        "|---" * (len(SHARES) + 1) + "|",
+    ]
+    names = list(dict.fromkeys(name for own in matched for name in own["most_learned"]))
+    for name in names:
+        entries = []
+        for i in range(len(SHARES)):
+            ratios = [own["levels"][i]["over_finetune"].get(name) for own in matched]
+            known = [ratio for ratio in ratios if ratio is not None]
+            missing = len(ratios) - len(known)
+            entry = f"{mean(known):.2f} ({max(known):.2f})" if known else ""
+            told = "not learned" if not known else f"; not learned by {missing} of {len(ratios)}"
+            entries.append(entry + (told if missing else ""))
+        lines.append(f"| {name} | {' | '.join(entries)} |")
+    return "\n".join(lines)
 
 
 def _entry(forgotten: float | None, ratio: float | None) -> str:

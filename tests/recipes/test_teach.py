@@ -9,7 +9,7 @@ import pytest
 import typer
 from recipes.teaching import base, cells, material
 from recipes.teaching.plan import METHODS, Plan
-from recipes.teaching.summary import forgotten_at, points, summarize
+from recipes.teaching.summary import forgotten_at, markdown, points, summarize
 from typer.testing import CliRunner
 
 from nestlearn.streams.domains import Domain
@@ -124,6 +124,21 @@ def test_ratios_are_to_fine_tuning_at_what_all_have_learned(tmp_path):
     whole = matched["levels"][-1]
     assert whole["learned"] == pytest.approx(1.0)
     assert whole["over_finetune"] == pytest.approx({"finetune": 1.0, "levels": 0.25})
+
+
+def test_the_table_says_what_was_not_learned(tmp_path):
+    plan = Plan(["finetune", "levels", "lora"], 2, "test", tmp_path)
+    ends = {
+        "finetune": record((0.5, 0.5), (1.0, 1.0), (2.0, 2.0)),
+        "levels": record((0.5, 0.1), (0.8, 0.2), (1.0, 0.25)),
+        "lora": record((0.1, 0.1), (0.2, 0.2), (0.6, 0.3)),
+    }
+    records = {run.key: ends[run.method] for seed in (0, 1) for run in plan.runs(seed)}
+    text = markdown(summarize(plan, records))
+    assert "| learned, bits per byte | 0.50 | 0.75 | 1.00 |" in text
+    assert "| levels | 0.20 (0.20) | 0.24 (0.24) | 0.25 (0.25) |" in text
+    assert "| lora | 0.55 (0.55) | not learned | not learned |" in text
+    assert "| lora | lr 0.0001 | 2 | 0.600 | +0.300 |" in text
 
 
 def test_cells_wait_for_their_base(tmp_path):

@@ -32,7 +32,7 @@ class Lora(FineTuning):
     name: ClassVar[str] = "lora"
 
     def __init__(
-        self, lr: float = 1e-3, rank: int = 16, scale: float = 2.0, seed: int = 0, **further: Any
+        self, lr: float = 2e-4, rank: int = 16, scale: float = 2.0, seed: int = 0, **further: Any
     ) -> None:
         super().__init__(lr, **further)
         if importlib.util.find_spec("peft") is None:

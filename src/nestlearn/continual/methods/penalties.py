@@ -53,7 +53,7 @@ class ElasticWeights(L2ToStart):
 
     name: ClassVar[str] = "ewc"
 
-    def __init__(self, lr: float = 1e-4, strength: float = 10.0, **further: Any) -> None:
+    def __init__(self, lr: float = 3e-4, strength: float = 1000.0, **further: Any) -> None:
         super().__init__(lr, strength, **further)
         self.fisher: dict[str, Tensor] = {}
 
