@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 import nestlearn as nl
-from nestlearn.retrofitting import Parts, find_blocks, retrofit_of
+from nestlearn.retrofitting import Parts, retrofit_of
 from tests.helpers import copy_tree, difference
 from tests.retrofitting.small import (
     ARCHITECTURES,
@@ -113,49 +113,6 @@ def test_levels_of_one_period_are_one_level(name: str) -> None:
     first, second = weights(one), weights(two)
     for key, value in first.items():
         torch.testing.assert_close(value, second[key], rtol=1e-4, atol=1e-5)
-
-
-@every
-def test_the_rest_belongs_to_the_level_that_is_named(name: str) -> None:
-    """Every matrix but a table of positions learns then, exactly when its level is due; norms never do."""
-    base = pretrained(name)
-    model = nl.retrofit(base, two_levels(consolidate=True), rest="slow")
-    optimizer, start = nl.NestedUnits(model), weights(base)
-    inside = {slot.name for block in find_blocks(base) for p in block.projections for slot in p.slots}
-    train(model, optimizer, 1)
-    moved = {n for n, value in weights(model).items() if not torch.equal(value, start[n])}
-    assert moved <= inside
-    optimizer.commit()
-    train(model, optimizer, 1, first=1)
-    still = {n for n, p in model.named_parameters() if torch.equal(p, start[n]) and n not in inside}
-    matrices = {n for n, p in base.named_parameters() if p.dim() == 2}
-    assert matrices & still == {n for n in matrices if "wpe" in n or "embed_positions" in n}
-    assert all("norm" in n or "ln_" in n or n not in matrices for n in still - matrices)
-    assert same(weights(base), start)
-
-
-def test_a_tied_weight_is_the_rest_once() -> None:
-    model = nl.retrofit(pretrained("llama, tied"), two_levels(), rest="fast")
-    assert model.lm_head.weight is model.model.embed_tokens.weight
-    names = [name for own in nl.NestedUnits(model).parts.by_level.values() for name in own]
-    assert names.count("model.embed_tokens.weight") == 1
-    sites = nl.NestedUnits(model).parts.find_sites([model.model.embed_tokens.weight])
-    assert [type(site).__name__ for site in sites] == ["TokenSite"]
-
-
-def test_one_level_of_everything_is_adamw_on_all_but_norms() -> None:
-    base = pretrained()
-    twin = copy.deepcopy(base)
-    model = nl.retrofit(base, [nl.Level("all", 64, lr=1e-2, max_grad_norm=None)], rest="all")
-    train(model, nl.NestedUnits(model), 4)
-    own = [p for p in twin.parameters() if p.dim() == 2]
-    adamw = torch.optim.AdamW(own, lr=1e-2, betas=(0.9, 0.95), weight_decay=0.0)
-    for step in range(4):
-        batch = tokens(seed=step)
-        twin(batch, labels=batch).loss.backward()
-        adamw.step()
-        twin.zero_grad()
-    assert same(weights(model), weights(twin))
 
 
 def test_a_bias_behind_the_units_moves_only_with_its_whole_block() -> None:
