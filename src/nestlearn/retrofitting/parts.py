@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from nestlearn.levels import Level
-from nestlearn.optim.recording import OwnHook
+from nestlearn.optim.recording import OwnHook, products
 from nestlearn.optim.sites import EmbeddingSite, LinearSite, Site, wide
 from nestlearn.retrofitting.anatomy import Projection, Slot
 from nestlearn.retrofitting.division import Division
@@ -148,6 +148,11 @@ class TokenSite(EmbeddingSite):
         super().build(strength, output_strength)
         if "output" in self.kept:
             self.factors["rows"] = self.factors["rows"] / (1.0 + self.kept["output"] / output_strength)
+
+    def filter(self, updates: list[Tensor]) -> list[Tensor]:
+        """As for other parts, with factors of products in bfloat16 where a CPU can."""
+        with products(True):
+            return super().filter(updates)
 
 
 class Parts(nn.Module):
