@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -87,6 +88,18 @@ def train(model: Any, optimizer: Any, steps: int, first: int = 0) -> list[float]
         optimizer.zero_grad()
         losses.append(loss.item())
     return losses
+
+
+def by_adamw(base: nn.Module, names: list[str], steps: int = 4) -> dict[str, Tensor]:
+    """The weights after torch's own AdamW on some parameters, on the batches of :func:`train`."""
+    twin = copy.deepcopy(base)
+    optimizer = torch.optim.AdamW([twin.get_parameter(n) for n in names], 1e-2, (0.9, 0.95), weight_decay=0.0)
+    for step in range(steps):
+        batch = tokens(seed=step)
+        twin(batch, labels=batch).loss.backward()
+        optimizer.step()
+        twin.zero_grad()
+    return weights(twin)
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:

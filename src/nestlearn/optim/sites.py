@@ -56,8 +56,13 @@ class Site:
         self.fresh = {}
 
     def sensitivity(self) -> Tensor | None:
-        """Mean curvature of the current context per weight, or None where it is not known."""
-        return None
+        """``mean(diag C) mean(diag D)``, the mean of the Kronecker-factored curvature's diagonal.
+
+        None where the current context has not both.
+        """
+        if not {"input", "output"} <= set(self.current):
+            return None
+        return self.scale(self.current["input"]) * self.scale(self.current["output"])
 
     def commit(self, strength: float, output_strength: float, common: Tensor | None = None) -> None:
         """Add the current context to the kept ones and derive the update's factors.
@@ -113,12 +118,6 @@ class LinearSite(Site):
         """The gradients of the outputs that it gives, of all ``[N, out]``."""
         return gradient
 
-    def sensitivity(self) -> Tensor | None:
-        """``mean(diag C) mean(diag D)``: the mean of the Kronecker-factored curvature's diagonal."""
-        if not {"input", "output"} <= set(self.current):
-            return None
-        return self.scale(self.current["input"]) * self.scale(self.current["output"])
-
     def hook(self, recording: Callable[[], bool]) -> Iterable[RemovableHandle]:
         """Record inputs in the forward pass and output gradients in the backward pass."""
 
@@ -127,14 +126,14 @@ class LinearSite(Site):
                 return
             x = wide(self.inputs(args[0].detach().flatten(0, -2)))
             with products(self.reduced):
-                _add(self.fresh, "input", x.mT @ x / x.shape[0])
+                add_moment(self.fresh, "input", x.mT @ x / x.shape[0])
             output.register_hook(backward)
 
         def backward(gradient: Tensor) -> None:
             g = wide(self.outputs(gradient.flatten(0, -2)))
             small = g.shape[-1] <= self.largest
             with products(self.reduced):
-                _add(self.fresh, "output", g.mT @ g if small else g.square().sum(0))
+                add_moment(self.fresh, "output", g.mT @ g if small else g.square().sum(0))
 
         return (self.module.register_forward_hook(OwnHook(forward)),)
 
@@ -182,12 +181,12 @@ class EmbeddingSite(Site):
             if recording() and output.requires_grad:
                 ids = args[0].flatten()
                 counts = torch.bincount(ids, minlength=self.module.num_embeddings)
-                _add(self.fresh, "rows", counts.to(wide(output).dtype) / ids.numel())
+                add_moment(self.fresh, "rows", counts.to(wide(output).dtype) / ids.numel())
 
         def hidden(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
             if recording() and output.requires_grad:
                 x = wide(args[0].detach().flatten(0, -2))
-                _add(self.fresh, "input", x.mT @ x / x.shape[0])
+                add_moment(self.fresh, "input", x.mT @ x / x.shape[0])
 
         handles = [self.module.register_forward_hook(OwnHook(tokens))]
         if self.head is not None:
@@ -229,7 +228,7 @@ class DiagonalSite(Site):
         """Square the gradient of the pass."""
         for i, parameter in enumerate(self.parameters):
             if parameter.grad is not None:
-                _add(self.fresh, str(i), wide(parameter.grad).square())
+                add_moment(self.fresh, str(i), wide(parameter.grad).square())
 
     def build(self, strength: float, output_strength: float) -> None:
         """``1 / (1 + F / (share lambda mu))``, both sides of a matrix in one number."""
@@ -265,8 +264,7 @@ def find_sites(model: nn.Module, parameters: Iterable[nn.Parameter]) -> list[Sit
 
     for module in model.modules():
         if isinstance(module, nn.Embedding) and id(module.weight) in wanted:
-            heads = [linear for linear in linears if linear.weight is module.weight]
-            add(EmbeddingSite(module, heads[0] if heads else None))
+            add(EmbeddingSite(module, tied_head(model, module)))
     for linear in linears:
         bias = linear.bias
         if id(linear.weight) in wanted and (bias is None or id(bias) in wanted or not bias.requires_grad):
@@ -274,6 +272,12 @@ def find_sites(model: nn.Module, parameters: Iterable[nn.Parameter]) -> list[Sit
     for parameter in list(wanted.values()):
         add(DiagonalSite((parameter,)))
     return sites
+
+
+def tied_head(model: nn.Module, embedding: nn.Embedding) -> nn.Linear | None:
+    """The output layer that shares an embedding's weight, if there is one."""
+    tied = (m for m in model.modules() if isinstance(m, nn.Linear) and m.weight is embedding.weight)
+    return next(tied, None)
 
 
 def typical_sensitivity(sites: Iterable[Site]) -> Tensor | None:
@@ -287,7 +291,8 @@ def wide(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
-def _add(moments: Moments, key: str, value: Tensor) -> None:
+def add_moment(moments: Moments, key: str, value: Tensor) -> None:
+    """Add a value to what a pass has recorded under a key."""
     moments[key] = moments[key] + value if key in moments else value
 
 

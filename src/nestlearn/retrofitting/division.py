@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nestlearn.retrofitting.anatomy import Block, Projection
+from nestlearn.retrofitting.anatomy import Block, Projection, find_rest
 
 #: Ways of dividing: hidden units of every block, or whole blocks.
 WAYS = ("units", "layers")
@@ -36,9 +36,13 @@ class Division:
     rest: str | None = None
     others: tuple[Projection, ...] = ()
 
-    def with_rest(self, level: str, others: tuple[Projection, ...]) -> Division:
-        """The same units, with everything else in a level."""
-        return replace(self, rest=level, others=others)
+    def with_rest(self, level: str | None, model: nn.Module) -> Division:
+        """The same units, with all else of the model in a level; None leaves that as it is.
+
+        Raises:
+            ValueError: If the model has nothing else.
+        """
+        return self if level is None else replace(self, rest=level, others=find_rest(model, self.blocks))
 
     def to_tree(self) -> dict[str, Any]:
         """Nested dicts of tensors, for a file. A level that owns a whole block has None there."""

@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from nestlearn.levels import Level
 from nestlearn.optim.recording import OwnHook, products
-from nestlearn.optim.sites import EmbeddingSite, LinearSite, Site, wide
+from nestlearn.optim.sites import EmbeddingSite, LinearSite, Site, add_moment, tied_head, wide
 from nestlearn.retrofitting.anatomy import Projection, Slot
 from nestlearn.retrofitting.division import Division
 
@@ -128,20 +128,12 @@ class TokenSite(EmbeddingSite):
                 output.register_hook(backward)
 
         def backward(gradient: Tensor) -> None:
-            squares = wide(gradient.flatten(0, -2)).square().sum(0)
-            before = self.fresh.get("output")
-            self.fresh["output"] = squares if before is None else before + squares
+            add_moment(self.fresh, "output", wide(gradient.flatten(0, -2)).square().sum(0))
 
         handles = [*super().hook(recording)]
         if self.head is not None:
             handles.append(self.head.register_forward_hook(OwnHook(predictions)))
         return handles
-
-    def sensitivity(self) -> Tensor | None:
-        """Of the tied output layer."""
-        if not {"input", "output"} <= set(self.current):
-            return None
-        return self.scale(self.current["input"]) * self.scale(self.current["output"])
 
     def build(self, strength: float, output_strength: float) -> None:
         """Rows are damped by the use of their token as an input, and as a prediction."""
@@ -196,7 +188,7 @@ class Parts(nn.Module):
         module, index = model.get_submodule(projection.name), parts[0].index
         own = tuple(part.own for part in parts)
         if isinstance(module, nn.Embedding):
-            self._sites.append(TokenSite(module, _head(model, module), own))
+            self._sites.append(TokenSite(module, tied_head(model, module), own))
         else:
             self._sites.append(PartSite(module, own, projection, index))
 
@@ -223,12 +215,6 @@ class Parts(nn.Module):
         for part in self.parts():
             if part.own is not part.parameter:
                 part.parameter.grad = None
-
-
-def _head(model: nn.Module, embedding: nn.Embedding) -> nn.Linear | None:
-    """The output layer that shares the embedding's weight."""
-    tied = (m for m in model.modules() if isinstance(m, nn.Linear) and m.weight is embedding.weight)
-    return next(tied, None)
 
 
 def places(slot: Slot, units: Tensor | None, parameter: Tensor) -> Tensor | None:

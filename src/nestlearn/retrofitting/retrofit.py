@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from nestlearn.levels import Clock, Level
 from nestlearn.optim import Nested
-from nestlearn.retrofitting.anatomy import find_blocks, find_rest
+from nestlearn.retrofitting.anatomy import find_blocks
 from nestlearn.retrofitting.copies import sharing_copy
 from nestlearn.retrofitting.division import WAYS, Division, divide, measure_usage
 from nestlearn.retrofitting.parts import Parts
@@ -97,9 +97,7 @@ def retrofit(
         batches = own_samples(model, USAGE_TOKENS, seed=seed) if calibration is None else calibration
         usage = measure_usage(model, found, batches)
     division = divide(found, names, how, policy, shares=shares, usage=usage, seed=seed)
-    if rest is not None:
-        division = division.with_rest(rest, find_rest(model, found))
-    return divided(model, ordered, division)
+    return divided(model, ordered, division.with_rest(rest, model))
 
 
 def divided(model: M, levels: Sequence[Level], division: Division) -> M:

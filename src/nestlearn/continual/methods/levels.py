@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from nestlearn.continual.methods.base import Change, Method, Tree, causal_loss, drawn_loss
 from nestlearn.levels import Level
-from nestlearn.retrofitting import Division, NestedUnits, find_blocks, find_rest, retrofit, retrofit_of
+from nestlearn.retrofitting import Division, NestedUnits, find_blocks, retrofit, retrofit_of
 from nestlearn.retrofitting.retrofit import divided
 
 _PROTECTING: dict[str, Any] = {
@@ -119,11 +119,8 @@ class Levels(Method):
         if levels is None:
             levels, rest = DEFAULT_LEVELS, DEFAULT_REST if rest is None else rest
         if self.division is not None:
-            blocks = find_blocks(base, self.blocks)
-            division = Division.from_tree(blocks, self.division)
-            if self.rest is not None:
-                division = division.with_rest(self.rest, find_rest(base, blocks))
-            return divided(base, levels, division)
+            division = Division.from_tree(find_blocks(base, self.blocks), self.division)
+            return divided(base, levels, division.with_rest(self.rest, base))
         return retrofit(
             base,
             levels,
