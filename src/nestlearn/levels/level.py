@@ -26,6 +26,11 @@ class Level:
         strength: ``lambda``: how far outputs on earlier inputs may move; smaller protects more. In units of
             each context's ``mean(diag C)``, for a layer of typical sensitivity.
         output_strength: ``mu``, the same for output gradients and ``mean(diag D)``.
+        eigenbasis: The optimizer works in the eigenbasis of the key memories, where the filter is one factor
+            a number: an optimizer that scales every number by itself, as AdamW does, then does not spread
+            an update over protected directions again. As SOAP (Vyas et al. 2024, arXiv 2409.11321), with the
+            moments of earlier contexts in place of the running ones. Gradient descent is the same with and
+            without. The optimizer's state starts anew with each context.
         refresh: Tokens between two looks at the current context by the key memories; None for ``period``.
         horizon: Tokens over which those looks are averaged; None for 32 looks.
 
@@ -43,6 +48,7 @@ class Level:
     max_grad_norm: float | None = 1.0
     strength: float = 1.0
     output_strength: float = 0.1
+    eigenbasis: bool = False
     refresh: int | None = None
     horizon: int | None = None
 
@@ -63,6 +69,13 @@ class Level:
         self._positive("weight_decay", zero=True)
         self._positive("strength")
         self._positive("output_strength")
+        if self.eigenbasis and not self.consolidate:
+            raise ValueError(f"level {self.name!r}: eigenbasis is that of key memories: set consolidate=True")
+        if self.eigenbasis and self.weight_decay:
+            raise ValueError(
+                f"level {self.name!r}: with eigenbasis weight_decay must be 0, got {self.weight_decay}: it "
+                "would decay in another basis than the weights have"
+            )
         if self.max_grad_norm is not None:
             self._positive("max_grad_norm")
         if len(self.betas) != 2 or not all(_number(beta) and 0.0 <= beta < 1.0 for beta in self.betas):

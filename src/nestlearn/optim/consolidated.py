@@ -45,6 +45,7 @@ class Consolidated(Optimizer):
             AdamW without weight decay.
         strength: ``lambda``; smaller protects more. See :class:`~nestlearn.levels.Level`.
         output_strength: ``mu``, likewise for output gradients.
+        eigenbasis: See :class:`~nestlearn.levels.Level`; not with weight decay.
         refresh: Steps between two looks at the current context.
         horizon: Steps over which looks are averaged.
         nonfinite: See :class:`~nestlearn.optim.gradient_memory.Common`.
@@ -68,6 +69,7 @@ class Consolidated(Optimizer):
         *,
         strength: float = 1.0,
         output_strength: float = 0.1,
+        eigenbasis: bool = False,
         refresh: int = 1,
         horizon: int | None = None,
         nonfinite: str = "raise",
@@ -79,11 +81,14 @@ class Consolidated(Optimizer):
             consolidate=True,
             strength=strength,
             output_strength=output_strength,
+            eigenbasis=eigenbasis,
             refresh=refresh,
             horizon=horizon,
         )
         check({"nonfinite": nonfinite}, {"nonfinite": POLICIES})
         self.inner = inner(params, lr=lr, **settings)
+        if eigenbasis and any(group.get("weight_decay") for group in self.inner.param_groups):
+            raise ValueError("with eigenbasis weight_decay must be 0: it would decay in another basis")
         if isinstance(self.inner, GradientMemory):
             for group in (self.inner.defaults, *self.inner.param_groups):
                 group["nonfinite"] = "ignore"  # looked at here already
@@ -145,7 +150,10 @@ class Consolidated(Optimizer):
         Returns:
             Whether there was a context to keep.
         """
-        return self.memories.commit()
+        kept = self.memories.commit()
+        if kept and self.memories.level.eigenbasis:
+            self.inner.state.clear()  # it is in the basis of before
+        return kept
 
     def close(self) -> None:
         """Take the hooks off the model."""

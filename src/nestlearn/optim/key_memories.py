@@ -17,7 +17,8 @@ example, and need no task label. Other parameters have a diagonal in place of th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -51,6 +52,8 @@ class KeyMemories:
         self.level = level
         find = getattr(model, "find_sites", None)
         self.sites = find_sites(model, parameters) if find is None else list(find(parameters))
+        for site in self.sites:
+            site.eigenbasis = level.eigenbasis
         self.recording, self.committed, self.looks = True, 0, 0
         self._handles = [h for site in self.sites for h in site.hook(lambda: self.recording)]
 
@@ -108,13 +111,32 @@ class KeyMemories:
 
     @torch.no_grad()
     def filtered(self, step: Callable[[], Any]) -> None:
-        """Run an optimizer's step and filter the change that it makes to every parameter."""
+        """Run an optimizer's step and filter the change that it makes to every parameter.
+
+        With ``Level.eigenbasis`` the optimizer sees gradients in the basis of the kept moments.
+        """
         before = [[p.detach().clone() for p in site.parameters] for site in self.sites]
-        step()
+        with self._rotated():
+            step()
         for site, old in zip(self.sites, before, strict=True):
             updates = [wide(p.detach().sub_(o)) for p, o in zip(site.parameters, old, strict=True)]
             for parameter, start, update in zip(site.parameters, old, site.filter(updates), strict=True):
                 torch.add(start, update.to(start.dtype), out=parameter.detach())
+
+    @contextmanager
+    def _rotated(self) -> Iterator[None]:
+        """Within it, gradients are in the eigenbasis, if the level has one."""
+        own = [(p, p.grad) for site in self.sites for p in site.parameters] if self.level.eigenbasis else []
+        for site in self.sites if self.level.eigenbasis else ():
+            reached = [p for p in site.parameters if p.grad is not None]
+            gradients = [wide(p.grad) for p in reached if p.grad is not None]
+            for parameter, gradient in zip(reached, site.rotate(gradients), strict=True):
+                parameter.grad = gradient.to(parameter.dtype)
+        try:
+            yield
+        finally:
+            for parameter, whole in own:
+                parameter.grad = whole
 
     def state_dict(self) -> dict[str, Any]:
         """Moments of every site, and the counters."""

@@ -168,8 +168,11 @@ class Nested(Optimizer):
         For streams whose switches are known; ``step`` does it by itself when it is surprised.
         """
         common = typical_sensitivity(site for memory in self.memories.values() for site in memory.sites)
-        kept = [memory.commit(common) for memory in self.memories.values()]
-        if any(kept):
+        kept = [name for name, memory in self.memories.items() if memory.commit(common)]
+        for name in kept:
+            if self.memories[name].level.eigenbasis:
+                self._inner[name].state.clear()  # it is in the basis of before
+        if kept:
             self.surprises.append(self.clock.tokens)
 
     def close(self) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from nestlearn.optim.recording import OwnHook, products
+from nestlearn.optim.spectra import eigen, inverse, turn
 
 Moments = dict[str, Tensor]
 
@@ -27,14 +28,20 @@ class Site:
 
     Attributes:
         parameters: The parameters whose updates this site filters.
+        eigenbasis: Whether :meth:`filter` is given updates in the eigenbasis of the kept moments.
+        factors: What multiplies each side of an update: a matrix, or a vector where a moment is a diagonal or
+            has a basis.
+        bases: Eigenvectors ``[n, n]`` of the sides that have some.
     """
 
     def __init__(self, parameters: tuple[nn.Parameter, ...]) -> None:
         self.parameters = parameters
+        self.eigenbasis = False
         self.fresh: Moments = {}
         self.current: Moments = {}
         self.kept: Moments = {}
         self.factors: Moments = {}
+        self.bases: Moments = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the modules, whose hooks cannot be copied and would belong to the original."""
@@ -86,11 +93,24 @@ class Site:
         return diagonal.mean().clamp_min(torch.finfo(moment.dtype).tiny)
 
     def build(self, strength: float, output_strength: float) -> None:
-        """Derive :attr:`factors` from :attr:`kept`."""
+        """Derive :attr:`factors` from :attr:`kept`, and :attr:`bases` with :attr:`eigenbasis`."""
         raise NotImplementedError
 
+    def factor(self, key: str, strength: float) -> Tensor:
+        """``(I + M / strength)^-1`` of a kept moment: a vector, if that is a diagonal or has a basis."""
+        moment = self.kept[key]
+        if moment.dim() == 2 and not self.eigenbasis:
+            return inverse(moment, strength)
+        if moment.dim() == 2:
+            moment, self.bases[key] = eigen(moment)
+        return 1.0 / (1.0 + moment / strength)
+
+    def rotate(self, gradients: list[Tensor]) -> list[Tensor]:
+        """One gradient per parameter in the eigenbasis; as it is without one."""
+        return gradients
+
     def filter(self, updates: list[Tensor]) -> list[Tensor]:
-        """Apply the factors to one update per parameter."""
+        """Apply the factors to one update per parameter, and rotate it back from the eigenbasis."""
         raise NotImplementedError
 
 
@@ -124,13 +144,13 @@ class LinearSite(Site):
         def forward(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
             if not (recording() and output.requires_grad):
                 return
-            x = wide(self.inputs(args[0].detach().flatten(0, -2)))
+            x = wide(self.inputs(_rows(args[0].detach())))
             with products(self.reduced):
                 add_moment(self.fresh, "input", x.mT @ x / x.shape[0])
             output.register_hook(backward)
 
         def backward(gradient: Tensor) -> None:
-            g = wide(self.outputs(gradient.flatten(0, -2)))
+            g = wide(self.outputs(_rows(gradient)))
             small = g.shape[-1] <= self.largest
             with products(self.reduced):
                 add_moment(self.fresh, "output", g.mT @ g if small else g.square().sum(0))
@@ -138,27 +158,26 @@ class LinearSite(Site):
         return (self.module.register_forward_hook(OwnHook(forward)),)
 
     def build(self, strength: float, output_strength: float) -> None:
-        """Inverses of ``I + C / lambda`` and ``I + D / mu``."""
-        self.factors = {}
-        if "input" in self.kept:
-            self.factors["input"] = _inverse(self.kept["input"], strength)
-        if "output" in self.kept:
-            kept = self.kept["output"]
-            self.factors["output"] = (
-                _inverse(kept, output_strength) if kept.dim() == 2 else 1.0 / (1.0 + kept / output_strength)
-            )
+        """``(I + C / lambda)^-1`` and ``(I + D / mu)^-1``."""
+        strengths = {"input": strength, "output": output_strength}
+        self.factors = {key: self.factor(key, strengths[key]) for key in self.kept}
+
+    def rotate(self, gradients: list[Tensor]) -> list[Tensor]:
+        """``Q_D^T G Q_C``; a bias sees the output side only."""
+        with products(self.reduced):
+            return [turn(gradient, self.bases) for gradient in gradients]
 
     def filter(self, updates: list[Tensor]) -> list[Tensor]:
         """``(I + D / mu)^-1 U (I + C / lambda)^-1``; a bias sees the output side only."""
         with products(self.reduced):
-            return [self._filtered(update) for update in updates]
+            return [turn(self._filtered(update), self.bases, back=True) for update in updates]
 
     def _filtered(self, update: Tensor) -> Tensor:
-        out = self.factors.get("output")
-        if update.dim() == 2 and "input" in self.factors:
-            update = update @ self.factors["input"]
+        into, out = self.factors.get("input"), self.factors.get("output")
+        if update.dim() == 2 and into is not None:
+            update = update @ into if into.dim() == 2 else update * into
         if out is not None:
-            update = out @ update if out.dim() == 2 else (update.mT * out).mT
+            update = out @ update if out.dim() == 2 else update * out.view(-1, *[1] * (update.dim() - 1))
         return update
 
 
@@ -185,7 +204,7 @@ class EmbeddingSite(Site):
 
         def hidden(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
             if recording() and output.requires_grad:
-                x = wide(args[0].detach().flatten(0, -2))
+                x = wide(_rows(args[0].detach()))
                 add_moment(self.fresh, "input", x.mT @ x / x.shape[0])
 
         handles = [self.module.register_forward_hook(OwnHook(tokens))]
@@ -195,20 +214,22 @@ class EmbeddingSite(Site):
 
     def build(self, strength: float, output_strength: float) -> None:
         """Row factors ``1 / (1 + frequency / mu)`` and the inverse of ``I + C / lambda``."""
-        self.factors = {}
-        if "rows" in self.kept:
-            self.factors["rows"] = 1.0 / (1.0 + self.kept["rows"] / output_strength)
-        if "input" in self.kept:
-            self.factors["input"] = _inverse(self.kept["input"], strength)
+        strengths = {"input": strength, "rows": output_strength}
+        self.factors = {key: self.factor(key, strengths[key]) for key in strengths if key in self.kept}
+
+    def rotate(self, gradients: list[Tensor]) -> list[Tensor]:
+        """``G Q_C``, if there is a tied output layer."""
+        return [turn(gradient, self.bases) for gradient in gradients]
 
     def filter(self, updates: list[Tensor]) -> list[Tensor]:
         """Damp rows by their use, and directions that a tied output layer reads."""
         (update,) = updates
         if "rows" in self.factors:
             update = update * self.factors["rows"][:, None]
-        if "input" in self.factors:
-            update = update @ self.factors["input"]
-        return [update]
+        into = self.factors.get("input")
+        if into is not None:
+            update = update @ into if into.dim() == 2 else update * into
+        return [turn(update, self.bases, back=True)]
 
 
 class DiagonalSite(Site):
@@ -296,10 +317,6 @@ def add_moment(moments: Moments, key: str, value: Tensor) -> None:
     moments[key] = moments[key] + value if key in moments else value
 
 
-def _inverse(moment: Tensor, strength: float) -> Tensor:
-    """``(I + moment / strength)^-1`` by Cholesky."""
-    device = moment.device
-    if device.type == "mps":  # there the inverse is missing before PyTorch 2.11
-        moment = moment.cpu()
-    eye = torch.eye(moment.shape[0], dtype=moment.dtype, device=moment.device)
-    return torch.cholesky_inverse(torch.linalg.cholesky(eye + moment / strength)).to(device)
+def _rows(tensor: Tensor) -> Tensor:
+    """``[N, width]`` of whatever a layer was called with, one token without a batch included."""
+    return tensor.reshape(-1, tensor.shape[-1])

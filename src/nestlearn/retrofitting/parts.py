@@ -105,12 +105,19 @@ class PartSite(LinearSite):
             return gradient
         return gradient.index_select(-1, self.index)
 
-    def filter(self, updates: list[Tensor]) -> list[Tensor]:
+    def rotate(self, gradients: list[Tensor]) -> list[Tensor]:
         """As for any linear layer, whichever way the weight is stored."""
+        return self._as_stored(super().rotate, gradients)
+
+    def filter(self, updates: list[Tensor]) -> list[Tensor]:
+        """Likewise."""
+        return self._as_stored(super().filter, updates)
+
+    def _as_stored(self, function: Callable[[list[Tensor]], list[Tensor]], of: list[Tensor]) -> list[Tensor]:
         if not self.projection.transposed:
-            return super().filter(updates)
-        turned = [update.mT if update.dim() == 2 else update for update in updates]
-        return [u.mT.contiguous() if u.dim() == 2 else u for u in super().filter(turned)]
+            return function(of)
+        whole = [tensor.mT if tensor.dim() == 2 else tensor for tensor in of]
+        return [t.mT.contiguous() if t.dim() == 2 else t for t in function(whole)]
 
 
 class TokenSite(EmbeddingSite):
@@ -141,8 +148,13 @@ class TokenSite(EmbeddingSite):
         if "output" in self.kept:
             self.factors["rows"] = self.factors["rows"] / (1.0 + self.kept["output"] / output_strength)
 
-    def filter(self, updates: list[Tensor]) -> list[Tensor]:
+    def rotate(self, gradients: list[Tensor]) -> list[Tensor]:
         """As for other parts, with factors of products in bfloat16 where a CPU can."""
+        with products(True):
+            return super().rotate(gradients)
+
+    def filter(self, updates: list[Tensor]) -> list[Tensor]:
+        """Likewise."""
         with products(True):
             return super().filter(updates)
 
