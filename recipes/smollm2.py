@@ -1,10 +1,10 @@
 """SmolLM2-135M-Instruct learns legal English, then French help pages: what does it still know?
 
-Writes ``results/smollm2.json`` and ``docs/smollm2.md``. One run takes about half an hour on two cores; one
-that was interrupted goes on from its checkpoint in ``--work``.
+It is first accustomed to plain text with a little of four old domains, which every method may also look at.
+Writes ``results/smollm2.json`` after every run, ``docs/smollm2.md`` and ``docs/images/smollm2.svg``.
 
-    python -m recipes.smollm2                                # levels
-    python -m recipes.smollm2 --method finetune --lr 1e-5    # one to compare with
+    python -m recipes.smollm2 --methods levels --workers 1 --threads 2    # ours: half an hour on two cores
+    python -m recipes.smollm2                                             # everything; finished runs are kept
 """
 
 from __future__ import annotations
@@ -13,114 +13,84 @@ import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import json
 import sys
-import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 from rich.console import Console
 
-from nestlearn.cli.teach import method_of
-from nestlearn.continual.learner import Learner
-from nestlearn.continual.methods import DEFAULT_LEVELS, Levels
-from nestlearn.models.pretrained import load_pretrained
 from nestlearn.reporting.files import write_atomically
-from nestlearn.training import Interrupted
-from recipes._store import Store
-from recipes.smollm.evaluation import CONTEXT, NEW, OLD, evaluate, held, tokens
+from recipes._store import Record, Store
+from recipes._work import chosen, watched
+from recipes.smollm.cells import BASE, METHODS, Plan, Run, execute
 from recipes.smollm.report import report
+from recipes.teaching.figure import write_figure
+from recipes.teaching.summary import matched_learning, points
 
 RESULT, PAGE, WORK = Path("results/smollm2.json"), Path("docs/smollm2.md"), Path("out/smollm2")
-HEAD = "# SmolLM2 learns legal English and French\n\nMade by `python -m recipes.smollm2`.\n\n"
-BATCH, CALIBRATION = 2, 8192  # windows of a step; tokens of old text that a method may look at
-
-
-class Run:
-    """One method with its settings.
-
-    Args:
-        method: See ``nestlearn learn --method``.
-        lr: Learning rate; None for the method's own.
-        amount: Tokens of each new domain.
-    """
-
-    def __init__(self, method: str, lr: float | None, amount: int) -> None:
-        self.method, self.lr, self.amount = method, lr, amount
-
-    @property
-    def name(self) -> str:
-        """For people."""
-        return self.method if self.lr is None else f"{self.method}, rate {self.lr:g}"
-
-    @property
-    def key(self) -> str:
-        """Under which the result is kept."""
-        own = method_of(self.method, self.lr)
-        settings = repr(own.levels or DEFAULT_LEVELS) if isinstance(own, Levels) else repr(own.settings)
-        return json.dumps([self.method, self.lr, self.amount, BATCH, CONTEXT, CALIBRATION, settings])
+FIGURE = Path("docs/images/smollm2.svg")
 
 
 def main(
-    method: Annotated[str, typer.Option(help="As for nestlearn learn.")] = "levels",
-    lr: Annotated[float | None, typer.Option(help="Learning rate. [default: the method's]")] = None,
-    amount: Annotated[int, typer.Option(help="Tokens of each new domain.", min=1024)] = 32768,
-    threads: Annotated[int, typer.Option(help="Of this process.", min=1)] = 2,
+    methods: Annotated[str | None, typer.Option(help="Names, with semicolons; default all.")] = None,
     split: Annotated[str, typer.Option(help="test, or validation for choices.")] = "test",
-    work: Annotated[Path, typer.Option(help="Folder of the checkpoint.")] = WORK,
+    workers: Annotated[int, typer.Option(help="Processes; 0 for none but this one.", min=0)] = 2,
+    threads: Annotated[int, typer.Option(help="Of each process.", min=1)] = 1,
+    work: Annotated[Path, typer.Option(help="Folder of the accustomed model.")] = WORK,
     result: Annotated[Path, typer.Option(help="Where the figures go.")] = RESULT,
     page: Annotated[Path, typer.Option(help="Where the report goes.")] = PAGE,
+    figure: Annotated[Path, typer.Option(help="Where the picture goes.")] = FIGURE,
 ) -> None:
-    """Teach SmolLM2 two domains by one method."""
-    torch.set_num_threads(threads)
+    """Teach SmolLM2 two domains, by several methods."""
     console = Console(stderr=True)
     try:
-        run, results = Run(method, lr, amount), Store(result)
-        if run not in results:
-            results.add(run, {"name": run.name, "split": split, **_teach(run, split, work, console)})
+        if split not in ("test", "validation"):
+            raise ValueError(f"Invalid split: {split!r}. Must be test or validation.")
+        plan = Plan(chosen(methods, METHODS, "method"), split, work, threads)
+        results = Store(result)
+        failures = watched(plan, results, execute, _described, workers=workers, console=console)
     except ValueError as error:
         print(error, file=sys.stderr)
         raise typer.Exit(2) from None
-    except Interrupted as stopped:
-        print(stopped, file=sys.stderr)
+    except KeyboardInterrupt:
+        print(f"stopped; {result} keeps the finished runs, and the same command goes on", file=sys.stderr)
         raise typer.Exit(130) from None
-    write_atomically(page, HEAD + report(results.records) + "\n")
+    results.summary = summarize(plan, results.records)
+    results.write()
+    write_figure(results.summary, figure)
+    write_atomically(page, report(results.summary, _named(plan, results.records)) + "\n")
     console.print(f"{page} and {result} are written", highlight=False)
+    for name, failure in failures.items():
+        print(f"{name}: {failure}", file=sys.stderr)
+    if failures:
+        raise typer.Exit(1)
 
 
-def _teach(run: Run, split: str, work: Path, console: Console) -> dict[str, Any]:
-    """Evaluate, learn the first domain, evaluate, learn the second, evaluate."""
-    base, tokenizer = load_pretrained("smollm2")
-    own = held(tokenizer, split)
-    old = [tokens(tokenizer, name, "train", CALIBRATION // len(OLD)) for name in OLD]
-    learner = Learner(
-        base,
-        tokenizer,
-        method=method_of(run.method, run.lr),
-        old=old,
-        context=CONTEXT,
-        batch_size=BATCH,
-        calibration_tokens=CALIBRATION,
-    )
-    stages: dict[str, Any] = {}
-    started = time.perf_counter()
+def summarize(plan: Plan, records: Mapping[str, Record]) -> dict[str, Any]:
+    """Every cell's curve, and ratios to ordinary fine-tuning at matched learning."""
+    rows: list[dict[str, Any]] = []
+    curves: dict[str, list[list[tuple[float, float]]]] = {}
+    for run in plan.runs():
+        if run.key in records:
+            own = points(records[run.key])
+            rows.append({"method": run.method, "settings": dict(run.settings), "curve": own})
+            curves.setdefault(run.method, []).append(own)
+    rows.sort(key=lambda row: METHODS.index(row["method"]))
+    both = "finetune" in curves and "levels" in curves
+    return {"split": plan.split, "cells": rows, "matched": [matched_learning(curves)] if both else []}
 
-    def note(stage: str) -> None:
-        minutes = (time.perf_counter() - started) / 60
-        stages[stage] = {**evaluate(learner, own), "minutes": minutes}
-        bits = ", ".join(f"{name} {value:.3f}" for name, value in stages[stage]["bits"].items())
-        console.print(f"{stage}: {bits}; {stages[stage]['right']} of 20 answers", highlight=False)
 
-    note("before")
-    for name in NEW:
-        stream = tokens(tokenizer, name, "train", run.amount + 1)
-        file = work / f"{run.method}-{run.lr}-{run.amount}-{name}.safetensors"
-        learner.learn(stream, checkpoint=file, checkpoint_every=100)
-        note(name)
-    changes = [{"name": c.name, "updates": c.updates, "relative": c.relative} for c in learner.diff()]
-    return {"stages": stages, "changes": changes}
+def _named(plan: Plan, records: Mapping[str, Record]) -> dict[str, Record]:
+    return {str(run): records[run.key] for run in plan.runs() if run.key in records}
+
+
+def _described(run: Run, record: Record) -> str:
+    if run.method == BASE:
+        return "accustomed to plain text"
+    learned, forgotten = points(record)[-1]
+    return f"{run}: learned {learned:.3f}, forgotten {forgotten:+.3f}"
 
 
 if __name__ == "__main__":

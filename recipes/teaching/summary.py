@@ -66,7 +66,7 @@ def summarize(plan: Plan, records: Mapping[str, Record]) -> dict[str, Any]:
             if run.key in records:
                 curves.setdefault(run.method, []).append(points(records[run.key]))
         if REFERENCE in curves:
-            matched.append({"seed": seed, **_matched(curves)})
+            matched.append({"seed": seed, **matched_learning(curves)})
     for method in plan.methods:
         for place, cell in enumerate(cells(method)):
             done = [
@@ -95,7 +95,7 @@ def _row(done: Sequence[Record]) -> dict[str, Any]:
     }
 
 
-def _matched(curves: Mapping[str, Sequence[Sequence[Point]]]) -> dict[str, Any]:
+def matched_learning(curves: Mapping[str, Sequence[Sequence[Point]]]) -> dict[str, Any]:
     """What each method forgets at the same learning, its best setting there."""
     most = {name: max(point[0] for curve in own for point in curve) for name, own in curves.items()}
     level = min(most[name] for name in (REFERENCE, OURS) if name in most)
@@ -143,14 +143,14 @@ def markdown(summary: Mapping[str, Any]) -> str:
         ends = f"{row['learned']:.3f}", f"{row['forgotten']:+.3f}"
         lines.append(f"| {' | '.join([row['method'], settings, str(row['seeds']), *ends, *bits])} |")
     every = "\n".join(lines)
-    compared = _compared(summary["matched"]) if summary["matched"] else ""
+    ratios = compared(summary["matched"]) if summary["matched"] else ""
     return (
-        f"{compared}\n\nEvery cell, means over the seeds in bits per byte, after both new domains:\n\n{every}"
+        f"{ratios}\n\nEvery cell, means over the seeds in bits per byte, after both new domains:\n\n{every}"
     )
 
 
-def _compared(matched: Sequence[Mapping[str, Any]]) -> str:
-    """Forgotten over fine-tuning's at the same learning: mean over the seeds, and the worst."""
+def compared(matched: Sequence[Mapping[str, Any]]) -> str:
+    """Forgotten over fine-tuning's at the same learning as Markdown: mean over the seeds, and the worst."""
     amounts = [mean(own["levels"][i]["learned"] for own in matched) for i in range(len(SHARES))]
     lines = [
         f"Forgotten as a share of what fine-tuning forgets when as much is learned (mean over {len(matched)} "

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 import typer
-from recipes.smollm import evaluation
+from recipes.smollm import base, cells, evaluation
 from recipes.smollm.evaluation import QUESTIONS, divergence
 from typer.testing import CliRunner
 
@@ -19,59 +19,75 @@ from tests.retrofitting.small import pretrained
 
 @pytest.fixture
 def tiny(monkeypatch):
-    from transformers import AutoTokenizer
-
     def domain(name: str) -> Domain:
         own = tuple(texts(30, seed=len(name)))
         return Domain(name, {"train": own, "validation": own[:9], "test": own[9:18]}, name)
 
     monkeypatch.setattr(evaluation, "load_domain", domain)
     monkeypatch.setattr(evaluation, "WINDOWS", 2)
-    for module in (evaluation, smollm2):
+    for module in (base, cells, evaluation):
         monkeypatch.setattr(module, "CONTEXT", 16)
     for name, number in {"ANSWER": 2, "CONTINUATION": 2}.items():
         monkeypatch.setattr(evaluation, name, number)
     monkeypatch.setattr(evaluation, "QUESTIONS", (("red", ""), ("blue", "<never>")))
     monkeypatch.setattr(evaluation, "token_bytes", lambda own: torch.ones(63, dtype=torch.long))
-    monkeypatch.setattr(smollm2, "CALIBRATION", 64)
-    monkeypatch.setattr(smollm2, "load_pretrained", lambda _: (pretrained(), tokenizer()))
-    assert AutoTokenizer is not None
+    for name, number in {"CALIBRATION": 64, "AMOUNT": 1024, "EVERY": 512}.items():
+        monkeypatch.setattr(cells, name, number)
+    monkeypatch.setattr(base, "SEEN", 256)
+    monkeypatch.setattr(base, "load_pretrained", lambda _: (pretrained(), tokenizer()))
 
 
 def invoke(folder, *arguments: str):
     app = typer.Typer()
     app.command()(smollm2.main)
-    places = ["--work", f"{folder}/w", "--result", f"{folder}/made.json", "--page", f"{folder}/page.md"]
-    return CliRunner().invoke(app, ["--threads", "1", "--amount", "1024", *places, *arguments])
+    files = {"result": "made.json", "page": "page.md", "figure": "figure.svg", "work": "work"}
+    places = [part for name, file in files.items() for part in (f"--{name}", f"{folder}/{file}")]
+    return CliRunner().invoke(app, ["--workers", "0", *places, *arguments])
 
 
 def test_runs_are_kept_and_reported(tmp_path, tiny):
     threads = torch.get_num_threads()
     try:
-        for arguments in ([], ["--method", "finetune", "--lr", "0.01"]):
-            result = invoke(tmp_path, *arguments)
-            assert result.exit_code == 0, result.output
-        runs = json.loads((tmp_path / "made.json").read_text())["runs"]
-        again = invoke(tmp_path)
+        first = invoke(tmp_path, "--methods", "levels")
+        assert first.exit_code == 0, first.output
+        result = invoke(tmp_path, "--methods", "levels;finetune")
+        assert result.exit_code == 0, result.output
+        made = json.loads((tmp_path / "made.json").read_text())
+        again = invoke(tmp_path, "--methods", "levels;finetune")
     finally:
         torch.set_num_threads(threads)
     assert again.exit_code == 0
-    assert json.loads((tmp_path / "made.json").read_text())["runs"] == runs
-    assert [run["name"] for run in runs.values()] == ["levels", "finetune, rate 0.01"]
-    for run in runs.values():
+    assert json.loads((tmp_path / "made.json").read_text())["runs"] == made["runs"]
+    runs = [run for run in made["runs"].values() if run["method"] != "base"]
+    assert [run["method"] for run in runs] == ["levels"] * 2 + ["finetune"] * 3
+    for run in runs:
+        assert [point["stage"] for point in run["curve"]] == [0, 1, 1, 2, 2]
+        assert run["curve"][-1] == {
+            "stage": 2,
+            "tokens": 2 * 1024,
+            "bits": run["stages"]["french"]["bits"],
+        }
         assert run["stages"]["before"]["divergence"] == pytest.approx(0.0, abs=1e-6)
         assert run["stages"]["french"]["divergence"] > 0.0
-        assert run["stages"]["french"]["bits"]["french"] < run["stages"]["before"]["bits"]["french"]
         assert [stage["right"] for stage in run["stages"].values()] == [1, 1, 1]
+    starts = [run["curve"][0]["bits"] for run in runs]
+    assert all(start == starts[0] for start in starts)
+    assert made["summary"]["matched"][0]["levels"][0]["forgotten"].keys() == {"levels", "finetune"}
     page = (tmp_path / "page.md").read_text()
-    assert "### levels" in page
+    assert "### levels, lr" in page
     assert "goes on" in page
+    assert (tmp_path / "figure.svg").read_text().startswith("<?xml")
 
 
 def test_bad_input_is_one_sentence(tmp_path):
-    result = invoke(tmp_path, "--method", "magic")
-    assert result.exit_code == 2
-    assert "there is no method 'magic'" in result.stderr
+    for arguments, message in {
+        ("--methods", "magic"): "no method 'magic': there are levels; finetune",
+        ("--split", "train"): "Invalid split: 'train'",
+    }.items():
+        result = invoke(tmp_path, *arguments)
+        assert result.exit_code == 2
+        assert message in result.stderr
+    assert not (tmp_path / "made.json").exists()
 
 
 def test_there_are_twenty_questions():
