@@ -29,7 +29,7 @@ from recipes.smollm import base
 from recipes.smollm.evaluation import CONTEXT, NEW, OLD, Held, evaluate, held, tokens
 
 AMOUNT, EVERY = 32768, 16384  # tokens of each new domain, and between two looks at all domains
-BATCH, CALIBRATION = 2, 8192  # windows of a step; tokens of old text that a method may look at
+BATCH, CALIBRATION = 4, 8192  # windows of a step; tokens of old text that a method may look at
 #: One percent of the text that the model was accustomed to, at two bytes a token.
 STORE = base.SEEN * 2 // 100
 BASE = "base"
@@ -53,16 +53,18 @@ def _cells(name: str, kind: Callable[..., Method], *settings: dict[str, Any]) ->
 
 
 _RATE = DEFAULT_LEVELS[0].lr
-CELLS = [
+CELLS = [  # the most telling ones first
     _levels(_RATE),
-    *_cells("finetune", FineTuning, {"lr": 3e-5}, {"lr": 1e-4}),
-    *_cells("replay", Replay, *({"lr": 1e-4, "store_bytes": size} for size in (STORE, 2 * CALIBRATION))),
-    *_cells("lora", Lora, {"lr": 1e-3}),
-    *_cells("ewc", ElasticWeights, {"lr": 1e-4, "strength": 1e3}),
+    *_cells("finetune", FineTuning, {"lr": 1e-4}, {"lr": 2e-4}),
     _levels(2 * _RATE),
-    *_cells("finetune", FineTuning, {"lr": 3e-4}),
+    *_cells("replay", Replay, {"lr": 1e-4, "store_bytes": STORE}),
+    *_cells("lora", Lora, {"lr": 1e-3}),
+    *_cells("ewc", ElasticWeights, {"lr": 2e-4, "strength": 1e3}),
+    *_cells("finetune", FineTuning, {"lr": 5e-5}),
     *_cells("lora", Lora, {"lr": 3e-4}),
-    *_cells("ewc", ElasticWeights, {"lr": 1e-4, "strength": 1e4}),
+    *_cells("ewc", ElasticWeights, {"lr": 2e-4, "strength": 1e4}),
+    *_cells("replay", Replay, {"lr": 2e-4, "store_bytes": STORE}),
+    _levels(_RATE / 2),
 ]
 METHODS = tuple(dict.fromkeys(cell.method for cell in CELLS))
 

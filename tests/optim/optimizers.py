@@ -43,6 +43,7 @@ _CONFIGURATIONS: dict[type[GradientMemory], dict[str, dict[str, Any]]] = {
         "": {},
         "decoupled": {"betas": (0.5, 0.9), "eps": 1e-4, **DECOUPLED},
         "adagrad": {"preconditioner": "adagrad", **COUPLED},
+        "damped": {"damping": 1.0, "betas": (0.9, 0.95)},
         "kronecker": {"preconditioner": "kronecker", "period": 1},
         "one side": {"preconditioner": "kronecker", "max_size": 4, "period": 3, **DECOUPLED},
     },

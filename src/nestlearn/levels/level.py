@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-OptimizerName = Literal["adamw", "sgd"]
+OptimizerName = Literal["adamw", "damped_adam", "sgd"]
 
 
 @dataclass(frozen=True)
@@ -19,9 +19,11 @@ class Level:
             tokens from one stream consumes ``B * T`` of them per step.
         lr: Learning rate of the level's optimizer; 0 leaves the level as it is.
         consolidate: Protect what earlier contexts wrote: see :class:`nestlearn.optim.KeyMemories`.
-        optimizer: ``"adamw"`` or ``"sgd"``, torch's own.
+        optimizer: ``"adamw"`` or ``"sgd"``, torch's own, or ``"damped_adam"``:
+            :class:`nestlearn.optim.PreconditionedMomentum` with ``damping=1``, which does not magnify what is
+            small and therefore mostly noise.
         betas: Of AdamW; the first is the momentum of SGD.
-        weight_decay: Decoupled for AdamW.
+        weight_decay: Decoupled but for SGD.
         max_grad_norm: Gradients of one update are scaled down to this norm over the level; None for never.
         strength: ``lambda``: how far outputs on earlier inputs may move; smaller protects more. In units of
             each context's ``mean(diag C)``, for a layer of typical sensitivity.
@@ -63,8 +65,9 @@ class Level:
                 raise ValueError(
                     f"level {self.name!r}: {field} is a number of tokens, at least 1, got {value!r}"
                 )
-        if self.optimizer not in ("adamw", "sgd"):
-            raise ValueError(f"level {self.name!r}: optimizer must be adamw or sgd, got {self.optimizer!r}")
+        if self.optimizer not in get_args(OptimizerName):
+            known = ", ".join(get_args(OptimizerName))
+            raise ValueError(f"level {self.name!r}: optimizer must be one of {known}; got {self.optimizer!r}")
         self._positive("lr", zero=True)
         self._positive("weight_decay", zero=True)
         self._positive("strength")

@@ -11,11 +11,10 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from nestlearn.levels import Level
-from nestlearn.optim.flow import all_finite, refuse
+from nestlearn.optim.flow import NonFiniteGradientError, all_finite, refuse
 from nestlearn.optim.gradient_memory import POLICIES, GradientMemory
 from nestlearn.optim.hyperparameters import check
 from nestlearn.optim.key_memories import KeyMemories
-from nestlearn.optim.nested import NonFiniteGradientError
 from nestlearn.optim.preconditioned import PreconditionedMomentum
 
 

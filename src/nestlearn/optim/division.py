@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from nestlearn.levels import Level
+from nestlearn.optim.preconditioned import PreconditionedMomentum
 
 Assignment = Callable[[str, nn.Parameter], str]
 Named = list[tuple[str, nn.Parameter]]
@@ -66,6 +67,10 @@ def level_optimizer(level: Level, named: Named, make: Maker | None = None) -> Op
         if len(groups) != 1 or {id(p) for p in groups[0]["params"]} != {id(p) for _, p in named}:
             raise ValueError(f"the optimizer of level {level.name!r} must have its parameters in one group")
         return made
+    if level.optimizer == "damped_adam":
+        return PreconditionedMomentum(
+            named, level.lr, level.betas, damping=1.0, weight_decay=level.weight_decay, nonfinite="ignore"
+        )
     if level.optimizer == "sgd":
         return torch.optim.SGD(named, lr=level.lr, momentum=level.betas[0], weight_decay=level.weight_decay)
     return torch.optim.AdamW(named, lr=level.lr, betas=level.betas, weight_decay=level.weight_decay)

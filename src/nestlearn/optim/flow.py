@@ -16,6 +16,10 @@ State = dict[str, Tensor]
 Settings = Mapping[str, Any]
 
 
+class NonFiniteGradientError(ValueError):
+    """A gradient or the surprise was NaN or infinite; nothing was written."""
+
+
 @dataclass
 class Flow:
     """Parameters that are updated together, with what flows to each of them.

@@ -15,9 +15,8 @@ from torch.optim.optimizer import ParamsT
 
 from nestlearn.optim.bricks.lists import Tensors, add_, added, differentiable_bricks, scale_
 from nestlearn.optim.bricks.sharded import is_sharded
-from nestlearn.optim.flow import Flow, Settings, State, all_finite, refuse
+from nestlearn.optim.flow import Flow, NonFiniteGradientError, Settings, State, all_finite, refuse
 from nestlearn.optim.hyperparameters import RATE, SWITCH, Allowed, check
-from nestlearn.optim.nested import NonFiniteGradientError
 
 #: What to do with a gradient that is NaN or infinite.
 POLICIES = ("raise", "skip", "ignore")

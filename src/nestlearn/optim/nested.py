@@ -11,13 +11,10 @@ from torch.optim import Optimizer
 
 from nestlearn.levels import Clock, Level, Surprise, crosses
 from nestlearn.optim.division import Assignment, Maker, divide, level_optimizer
+from nestlearn.optim.flow import NonFiniteGradientError
 from nestlearn.optim.key_memories import KeyMemories
 from nestlearn.optim.sites import typical_sensitivity
 from nestlearn.optim.state import Gradients, check_state, on_devices_of, weighted_sum
-
-
-class NonFiniteGradientError(ValueError):
-    """A gradient or the surprise was NaN or infinite; nothing was written."""
 
 
 class Nested(Optimizer):

@@ -40,6 +40,10 @@ class PreconditionedMomentum(GradientMemory):
         preconditioner: See above.
         period: Steps between two decompositions of the Kronecker factors.
         max_size: A longer side of a matrix has no factor.
+        damping: What is added to every root, in units of the root mean square over its tensor: with 0 every
+            number is scaled by itself, with much of it all numbers of a tensor alike, and with 1 large
+            gradients are held back and small ones, mostly noise, not magnified. The update is multiplied by
+            ``1 + damping``. Not for ``"kronecker"``'s matrices.
         common: See :class:`~nestlearn.optim.gradient_memory.Common`.
 
     Raises:
@@ -52,6 +56,7 @@ class PreconditionedMomentum(GradientMemory):
         "preconditioner": PRECONDITIONERS,
         "period": COUNT,
         "max_size": COUNT,
+        "damping": RATE,
     }
 
     def __init__(
@@ -64,6 +69,7 @@ class PreconditionedMomentum(GradientMemory):
         *,
         period: int = 10,
         max_size: int = 2048,
+        damping: float = 0.0,
         **common: Unpack[Common],
     ) -> None:
         settings = {
@@ -73,6 +79,7 @@ class PreconditionedMomentum(GradientMemory):
             "preconditioner": preconditioner,
             "period": period,
             "max_size": max_size,
+            "damping": damping,
         }
         super().__init__(params, settings, common)
 
@@ -113,10 +120,11 @@ def _diagonal(flow: Flow, settings: Settings) -> Tensors:
     momenta = divided(momenta, corrections(first, steps))
     if settings["preconditioner"] == "adagrad":
         add_square_(squares, flow.gradients)
-        return divided_by_root(momenta, squares, settings["eps"])
+        return divided_by_root(momenta, squares, settings["eps"], damping=settings["damping"])
     scale_(squares, second)
     add_square_(squares, flow.gradients, 1 - second)
-    return divided_by_root(momenta, squares, settings["eps"], corrections(second, steps))
+    weights = corrections(second, steps)
+    return divided_by_root(momenta, squares, settings["eps"], weights, damping=settings["damping"])
 
 
 def _kronecker(gradient: Tensor, state: State, settings: Settings) -> Tensor:

@@ -15,18 +15,19 @@ from nestlearn.retrofitting import Division, NestedUnits, find_blocks, retrofit,
 from nestlearn.retrofitting.retrofit import divided
 
 _PROTECTING: dict[str, Any] = {
-    "optimizer": "sgd",
+    "optimizer": "damped_adam",
+    "eigenbasis": True,
     "consolidate": True,
-    "strength": 0.1,
+    "strength": 0.03,
     "output_strength": 1.0,
     "refresh": 8192,
 }
-#: Updated at every step of more than 256 tokens, and every 4,096; both protect what earlier contexts used.
-#: Gradient descent with momentum: filtered, it is the step that learns most for what it changes on old text
-#: (Eq. 59), where AdamW's scaling of every number by itself would spread it over all directions again.
+#: Updated at every step of at least 1,024 tokens, and every 4,096; both protect what earlier contexts used.
+#: In the eigenbasis of the key memories the step of each direction is of its own size, so that one rate suits
+#: models of any scale, and none is spread over protected directions.
 DEFAULT_LEVELS = (
-    Level("fast", period=256, lr=4.0, **_PROTECTING),
-    Level("slow", period=4096, lr=16.0, **_PROTECTING),
+    Level("fast", period=1024, lr=3e-3, **_PROTECTING),
+    Level("slow", period=4096, lr=3e-3, **_PROTECTING),
 )
 #: The one of them that also owns attention, head and token embedding.
 DEFAULT_REST = "fast"

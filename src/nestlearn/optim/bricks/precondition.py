@@ -5,21 +5,30 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nestlearn.optim.bricks.lists import Tensors, add_, divided, roots
+from nestlearn.optim.bricks.lists import Tensors, add_, divided, roots, scale_
 
 
-def divided_by_root(values: Tensors, squares: Tensors, eps: float, weights: Tensors | None = None) -> Tensors:
+def divided_by_root(
+    values: Tensors, squares: Tensors, eps: float, weights: Tensors | None = None, *, damping: float = 0.0
+) -> Tensors:
     """``value / (sqrt(squares / weight) + eps)``: the diagonal closed form (Eq. 105).
+
+    With damping k: ``(1 + k) value / (root + k rms(root) + eps)`` of each tensor's roots.
 
     Args:
         values: What to divide.
         squares: Sums or averages of squared gradients.
         eps: Added to the root.
         weights: Total weights of the averages, scalars; None for sums.
+        damping: ``k``.
     """
     divisors = roots(squares)
     if weights is not None:
         divisors = divided(divisors, roots(weights))
+    if damping:
+        sizes = [divisor.square().mean().sqrt() for divisor in divisors]
+        divisors = [divisor + damping * size for divisor, size in zip(divisors, sizes, strict=True)]
+        scale_(divisors, 1.0 / (1.0 + damping))
     for divisor in divisors:
         divisor.add_(eps)
     return divided(values, divisors)
