@@ -60,7 +60,9 @@ def levels(lr: float, protect: bool = True, rest: str | None = DEFAULT_REST) -> 
     """The default levels at another rate: one is updated at every step, one at every fourth."""
 
     def make(seed: int) -> Method:
-        own = [replace(level, consolidate=protect) for level in default_levels(lr)]
+        own = default_levels(lr)
+        if not protect:
+            own = [replace(level, consolidate=False, eigenbasis=False) for level in own]
         return Levels(own, rest=rest, seed=seed)
 
     return make
@@ -77,13 +79,13 @@ def _levels(name: str, *rates: float, **further: Any) -> list[Cell]:
 _RATES = ({"lr": 1e-4}, {"lr": 3e-4}, {"lr": 1e-3})
 CELLS = [
     *_grid("finetune", FineTuning, *_RATES),
-    *_levels("levels", 2.0, 4.0, 8.0),
+    *_levels("levels", 3e-3, 6e-3, 1.2e-2),
     *_grid("lora", Lora, *_RATES),
     *_grid("replay", Replay, *({**rate, "store_bytes": STORE} for rate in _RATES)),
     *_grid("ewc", ElasticWeights, *({"lr": 3e-4, "strength": s} for s in (1e3, 1e4, 1e5))),
     *_grid("mlp", BlockTuning, *_RATES),
-    *_levels("levels, feed-forward only", 2.0, 4.0, 8.0, rest=None),
-    *_levels("levels, nothing protected", 0.03, 0.1, 0.3, protect=False),
+    *_levels("levels, feed-forward only", 3e-3, 6e-3, 1.2e-2, rest=None),
+    *_levels("levels, nothing protected", 1e-4, 3e-4, 1e-3, protect=False),
     *_grid("average", Averaging, *({"lr": 1e-3, "weight": w} for w in (0.25, 0.5, 0.75))),
     *_grid("l2", L2ToStart, *({"lr": 3e-4, "strength": s} for s in (0.01, 0.1, 1.0))),
 ]

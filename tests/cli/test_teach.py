@@ -56,7 +56,7 @@ def test_learn_writes_a_memory_and_chat_uses_it(folder: Path, tmp_path: Path) ->
     assert "20 documents" in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["memory.safetensors"]
     own = nl.Learner.load(type(pretrained()).from_pretrained(folder / "model"), out)
-    assert [level.lr for level in own.method.levels] == [0.01, 0.04]  # type: ignore[attr-defined]
+    assert [level.lr for level in own.method.levels] == [0.01, 0.01]  # type: ignore[attr-defined]
     answer = own.generate([{"role": "user", "content": "red"}], 12)
     asked = ["chat", "--model", folder / "model", "--prompt", "red", "--max-new-tokens", 12]
     assert invoke(*asked, "--memory", out).stdout == answer + "\n"
