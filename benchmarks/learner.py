@@ -4,7 +4,8 @@
 
 Without a model's name: random weights in SmolLM2-135M's shape. The methods take turns step by step on the
 same batches, so that a change of the machine's speed meets all of them. Ratios are medians over rounds of as
-many steps as the slowest level has in its period, as its update is part of the price. One thread, CPU time.
+many steps as lie between two looks of the key memories, as looks and the slow level's update are part of the
+price. One thread, CPU time.
 """
 
 from __future__ import annotations
@@ -32,7 +33,6 @@ from torch import Tensor
 
 from nestlearn.continual.learner import Learner
 from nestlearn.continual.methods import DEFAULT_LEVELS, DEFAULT_REST, BlockTuning, FineTuning, Levels, Method
-from nestlearn.levels import Level
 from nestlearn.reporting.files import write_atomically
 
 #: SmolLM2-135M's shape.
@@ -61,23 +61,16 @@ def model_of(name: str | None, layers: int | None) -> Any:
     return LlamaForCausalLM(LlamaConfig(**shape)).eval()
 
 
-def methods(tokens: int) -> dict[str, tuple[str, Method]]:
-    """Who takes turns, and whose parameters are the same; levels with the default periods in steps."""
-    shortest = min(level.period for level in DEFAULT_LEVELS)
-
-    def own(**changes: Any) -> list[Level]:
-        return [
-            replace(f, period=max(tokens, f.period * tokens // shortest), refresh=8 * tokens, **changes)
-            for f in DEFAULT_LEVELS
-        ]
-
-    plain = own(consolidate=False, optimizer="adamw", lr=1e-5)
+def methods() -> dict[str, tuple[str, Method]]:
+    """Who takes turns, and whose parameters are the same."""
+    plain = {"consolidate": False, "eigenbasis": False, "optimizer": "adamw", "lr": 1e-5}
+    unprotected = [replace(level, **plain) for level in DEFAULT_LEVELS]  # type: ignore[arg-type]
     return {
         "blocks, AdamW": ("blocks, AdamW", BlockTuning(1e-5)),
-        "levels of the blocks, AdamW, nothing protected": ("blocks, AdamW", Levels(plain)),
-        "levels of the blocks": ("blocks, AdamW", Levels(own())),
+        "levels of the blocks, AdamW, nothing protected": ("blocks, AdamW", Levels(unprotected)),
+        "levels of the blocks": ("blocks, AdamW", Levels(DEFAULT_LEVELS)),
         "everything, AdamW": ("everything, AdamW", FineTuning(1e-5)),
-        "levels": ("everything, AdamW", Levels(own(), rest=DEFAULT_REST)),
+        "levels": ("everything, AdamW", Levels(DEFAULT_LEVELS, rest=DEFAULT_REST)),
     }
 
 
@@ -97,7 +90,7 @@ def state_bytes(method: Any) -> int:
 
     walk(method.state_dict())
     for memory in getattr(getattr(method, "optimizer", None), "memories", {}).values():
-        walk([site.factors for site in memory.sites])
+        walk([[site.factors, site.bases] for site in memory.sites])
     walk([parameter.detach() for parameter in method.model.parameters() if parameter.requires_grad])
     return sum(seen.values())
 
@@ -131,13 +124,13 @@ def measure(base: Any, batch: int, context: int, rounds: int) -> dict[str, Any]:
         while True:
             yield torch.randint(vocabulary, (batch, context + 1), generator=generator)
 
-    chosen, batches = methods(batch * context), draw()
+    chosen, batches = methods(), draw()
     made = {name: method for name, (_, method) in chosen.items()}
     for method in made.values():
         method.attach(base)
         if method.wants_old:
             method.calibrate([next(batches)[:, :-1]])
-    steps = max(level.period for level in DEFAULT_LEVELS) // min(level.period for level in DEFAULT_LEVELS)
+    steps = max(1, max(level.refresh or level.period for level in DEFAULT_LEVELS) // (batch * context))
     seconds = rounds_of(made, batches, rounds, steps)
     rows = {
         name: {
@@ -191,7 +184,7 @@ def show(content: dict[str, Any]) -> None:
 def main(
     model: Annotated[str | None, typer.Option(help="A path, a name on the hub, or smollm2.")] = None,
     layers: Annotated[int | None, typer.Option(min=1, help="Layers, instead of 30.")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Windows of a step.")] = 2,
+    batch: Annotated[int, typer.Option(min=1, help="Windows of a step.")] = 4,
     context: Annotated[int, typer.Option(min=2, help="Tokens of a window.")] = 256,
     rounds: Annotated[int, typer.Option(min=1, help="Measured rounds.")] = 3,
     result: Annotated[Path | None, typer.Option(help="JSON file for the figures.")] = None,

@@ -87,7 +87,7 @@ def forgetting(matrix: Sequence[Sequence[float]]) -> float:
     Raises:
         ValueError: the matrix is empty, not square, or holds a number that is not finite.
     """
-    rows = _square(matrix)
+    rows = square(matrix)
     return _mean([rows[-1][j] - rows[j][j] for j in range(len(rows) - 1)])
 
 
@@ -107,7 +107,7 @@ def chaudhry_forgetting(matrix: Sequence[Sequence[float]]) -> float:
     1801.10112), whose best is a maximum of accuracies and here a minimum of bits per byte. Never below
     `forgetting`, whose arguments, unit and errors it shares.
     """
-    rows = _square(matrix)
+    rows = square(matrix)
     last = len(rows) - 1
     return _mean([rows[last][j] - min(row[j] for row in rows[:last]) for j in range(last)])
 
@@ -118,7 +118,7 @@ def average(matrix: Sequence[Sequence[float]]) -> float:
     ``mean over j of R[T-1][j]``: GEM's ACC (arXiv 1706.08840) on bits per byte; lower is better. Arguments
     and errors as `forgetting`.
     """
-    return _mean(_square(matrix)[-1])
+    return _mean(square(matrix)[-1])
 
 
 def rise_at(curve: Sequence[CurvePoint], new: str, old: str, level: float, start_tokens: int) -> float | None:
@@ -284,7 +284,7 @@ def _check_curve(curve: Sequence[CurvePoint], languages: Sequence[str]) -> None:
                 raise ValueError(f"bits per byte of {language!r} at {before} tokens is {value}")
 
 
-def _square(matrix: Sequence[Sequence[float]]) -> list[list[float]]:
+def square(matrix: Sequence[Sequence[float]]) -> list[list[float]]:
     """Return the matrix as lists of floats, or raise ValueError unless it is square and finite."""
     rows = [[float(value) for value in row] for row in matrix]
     if not rows:
