@@ -98,6 +98,12 @@ BRICKS: dict[str, tuple[Function, tuple[Tensor, ...]]] = {
         lambda v, s, w: precondition.divided_by_root([v], [s.square() + 0.1], 1e-3, [w])[0],
         (value(3, 4), value(3, 4, seed=1), number(0.5)),
     ),
+    "precondition.divided_by_root, damped": (
+        lambda v, s, w, c: precondition.divided_by_root(
+            [v], [s.square() + 0.1], 1e-3, [w], scales=[c], damping=0.7
+        )[0],
+        (value(3, 4), value(3, 4, seed=1), number(0.5), number(0.3)),
+    ),
     "precondition.shifted_roots": (
         lambda s, w: precondition.shifted_roots([s.square() + 0.1], 1e-3, [w])[0],
         (value(3, 4), number(0.5)),
@@ -247,3 +253,13 @@ def test_delta_momentum_does_not_diverge_where_the_unnormalised_rule_does() -> N
         literal = literal - 1e-2 * memory
     assert not literal.isfinite().all()
     assert parameter.abs().max() < 2.0
+
+
+def test_damping_adds_the_size_of_all_roots_to_each() -> None:
+    m, v, k, eps = value(3, 4), value(3, 4, seed=1).square(), 0.7, 1e-3
+    root = (v / 0.5).sqrt()
+    expected = (1 + k) * (m / 0.3) / (root + k * root.square().mean().sqrt() + (1 + k) * eps)
+    (found,) = precondition.divided_by_root([m], [v], eps, [number(0.5)], scales=[number(0.3)], damping=k)
+    torch.testing.assert_close(found, expected)
+    (plain,) = precondition.divided_by_root([m], [v], eps, [number(0.5)], scales=[number(0.3)])
+    torch.testing.assert_close(plain, (m / 0.3) / (root + eps))

@@ -21,6 +21,7 @@ WHOLE: dict[str, tuple[Any, dict[str, Any]]] = {
     "DeltaMomentum": (optim.DeltaMomentum, {}),
     "DeltaMomentum, whole": (optim.DeltaMomentum, {"side": "whole"}),
     "adam": (optim.PreconditionedMomentum, {}),
+    "damped": (optim.PreconditionedMomentum, {"damping": 1.0}),
     "Muon": (optim.Muon, {}),
     "M3": (optim.M3, {"periods": (2,)}),
 }

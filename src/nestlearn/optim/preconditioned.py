@@ -10,7 +10,7 @@ from torch.optim.optimizer import ParamsT
 
 from nestlearn.optim.bricks.batches import as_matrix, is_matrix
 from nestlearn.optim.bricks.linear import average_, corrections
-from nestlearn.optim.bricks.lists import Tensors, add_square_, divided, scale_
+from nestlearn.optim.bricks.lists import Tensors, add_square_, scale_
 from nestlearn.optim.bricks.output import UPDATE_RMS, at_rms_
 from nestlearn.optim.bricks.precondition import between, divided_by_root, inverse_root, write_factors_
 from nestlearn.optim.flow import Flow, Settings, State
@@ -117,14 +117,18 @@ def _diagonal(flow: Flow, settings: Settings) -> Tensors:
     """Eq. 105 with moving averages, or with the printed sum of squares."""
     momenta, squares, steps = (flow.memory(name) for name in ("momentum", "squares", "step"))
     first, second = settings["betas"]
-    momenta = divided(momenta, corrections(first, steps))
-    if settings["preconditioner"] == "adagrad":
-        add_square_(squares, flow.gradients)
-        return divided_by_root(momenta, squares, settings["eps"], damping=settings["damping"])
-    scale_(squares, second)
-    add_square_(squares, flow.gradients, 1 - second)
-    weights = corrections(second, steps)
-    return divided_by_root(momenta, squares, settings["eps"], weights, damping=settings["damping"])
+    sums = settings["preconditioner"] == "adagrad"
+    if not sums:
+        scale_(squares, second)
+    add_square_(squares, flow.gradients, 1.0 if sums else 1 - second)
+    return divided_by_root(
+        momenta,
+        squares,
+        settings["eps"],
+        None if sums else corrections(second, steps),
+        scales=corrections(first, steps),
+        damping=settings["damping"],
+    )
 
 
 def _kronecker(gradient: Tensor, state: State, settings: Settings) -> Tensor:

@@ -5,32 +5,43 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nestlearn.optim.bricks.lists import Tensors, add_, divided, roots, scale_
+from nestlearn.optim.bricks.lists import Number, Tensors, add_, divided, roots
 
 
 def divided_by_root(
-    values: Tensors, squares: Tensors, eps: float, weights: Tensors | None = None, *, damping: float = 0.0
+    values: Tensors,
+    squares: Tensors,
+    eps: float,
+    weights: Tensors | None = None,
+    *,
+    scales: Tensors | None = None,
+    damping: float = 0.0,
 ) -> Tensors:
-    """``value / (sqrt(squares / weight) + eps)``: the diagonal closed form (Eq. 105).
+    """``(value / scale) / (sqrt(squares / weight) + eps)``: the diagonal closed form (Eq. 105).
 
-    With damping k: ``(1 + k) value / (root + k rms(root) + eps)`` of each tensor's roots.
+    With damping k: ``(1 + k) (value / scale) / (root + k rms(root) + (1 + k) eps)`` of each tensor's roots.
 
     Args:
         values: What to divide.
         squares: Sums or averages of squared gradients.
         eps: Added to the root.
         weights: Total weights of the averages, scalars; None for sums.
+        scales: Likewise of the values.
         damping: ``k``.
     """
     divisors = roots(squares)
-    if weights is not None:
-        divisors = divided(divisors, roots(weights))
-    if damping:
-        sizes = [divisor.square().mean().sqrt() for divisor in divisors]
-        divisors = [divisor + damping * size for divisor, size in zip(divisors, sizes, strict=True)]
-        scale_(divisors, 1.0 / (1.0 + damping))
-    for divisor in divisors:
-        divisor.add_(eps)
+    for i, divisor in enumerate(divisors):
+        # All scalars go into the divisor: one pass over it, in place of one over every operand.
+        scale: Number = 1.0 if scales is None else scales[i]
+        factor = scale / (1.0 + damping)
+        if weights is not None:
+            factor = factor / weights[i].sqrt()
+        shift = scale * eps
+        if damping:
+            shift = shift + factor * damping * squares[i].mean().sqrt()
+        if damping or weights is not None or scales is not None:
+            divisor.mul_(factor)
+        divisor.add_(shift)
     return divided(values, divisors)
 
 
