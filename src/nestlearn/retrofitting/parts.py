@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from nestlearn.levels import Level
 from nestlearn.optim.recording import OwnHook, products
-from nestlearn.optim.sites import EmbeddingSite, LinearSite, Site, add_moment, tied_head, wide
+from nestlearn.optim.sites import EmbeddingSite, LinearSite, Site, add_moment, rows, tied_head, wide
 from nestlearn.retrofitting.anatomy import Projection, Slot
 from nestlearn.retrofitting.division import Division
 
@@ -135,7 +135,7 @@ class TokenSite(EmbeddingSite):
                 output.register_hook(backward)
 
         def backward(gradient: Tensor) -> None:
-            add_moment(self.fresh, "output", wide(gradient.flatten(0, -2)).square().sum(0))
+            add_moment(self.fresh, "output", wide(rows(gradient)).square().sum(0))
 
         handles = [*super().hook(recording)]
         if self.head is not None:
