@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -148,6 +149,7 @@ class Plan:
 def execute(run: Run) -> Record:
     """Do a run."""
     torch.set_num_threads(run.threads)
+    gc.collect()  # what the run before has left: gigabytes, in cycles
     if run.method == BASE:
         return base.accustom(Path(run.work))
     return {"settings": dict(run.settings), **teach(cells(run.method)[run.place].make(), run)}
