@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 import nestlearn as nl
 from nestlearn.continual.memory_file import MemoryFileError
+from nestlearn.continual.methods import FineTuning
 from nestlearn.optim import NonFiniteGradientError
 from nestlearn.training import CheckpointError, Interrupted
 from tests.continual.small import learner, levels, logits, texts, tokenizer
@@ -121,6 +122,26 @@ def test_without_old_text_the_model_writes_its_own() -> None:
     assert list(memories) == ["slow"]
     assert memories["slow"].committed == 1
     assert all({"input", "output"} <= set(site.kept) for site in memories["slow"].sites)
+
+
+def test_what_was_learned_is_kept_when_one_says_so() -> None:
+    own = learner()
+    assert not own.keep()  # nothing seen yet
+    own.learn(texts(6))
+    assert own.keep()
+    assert not own.keep()
+    (memory,) = own.method.optimizer.memories.values()  # type: ignore[attr-defined]
+    assert memory.committed == 2  # the old text, and this
+    before = [site.kept["input"].clone() for site in memory.sites]
+    own.learn(texts(6, seed=2))
+    assert own.keep()
+    assert all(not torch.equal(site.kept["input"], b) for site, b in zip(memory.sites, before, strict=True))
+
+
+def test_methods_that_protect_nothing_keep_nothing() -> None:
+    own = learner(levels=None, method=FineTuning())
+    own.learn(texts(2))
+    assert not own.keep()
 
 
 def test_nothing_is_written_where_nothing_protects() -> None:

@@ -154,6 +154,19 @@ class Learner:
             batches = self._sample(old)
         self.method.calibrate(batches, self.seed)
 
+    def keep(self) -> bool:
+        """Declare a subject finished: what was learned of it is protected from what is learned next.
+
+        A sharp change of subject is noticed without this, by the loss; one that the model half knows already
+        may not be.
+
+        Returns:
+            Whether there was something to protect: False for methods that protect nothing, and for levels
+            whose key memories have not looked at a batch since the last time (they do every
+            ``Level.refresh`` tokens).
+        """
+        return self.method.keep()
+
     @property
     def _old_tokens(self) -> int:
         return max(self.calibration_tokens, self.method.old_tokens)

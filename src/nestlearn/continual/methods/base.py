@@ -100,6 +100,14 @@ class Method(ABC):
             seed: Of what is drawn.
         """
 
+    def keep(self) -> bool:
+        """Protect what was learned so far from what comes next.
+
+        Returns:
+            Whether the method can, and has seen enough of it.
+        """
+        return False
+
     @abstractmethod
     def step(self, batch: Tensor) -> float:
         """Learn from one batch.

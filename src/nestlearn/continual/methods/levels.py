@@ -154,6 +154,12 @@ class Levels(Method):
             self.optimizer.zero_grad()
         self.optimizer.commit()
 
+    def keep(self) -> bool:
+        """End the current context, if a key memory has looked at it since it began."""
+        kept = len(self.optimizer.surprises)
+        self.optimizer.commit()
+        return len(self.optimizer.surprises) > kept
+
     def step(self, batch: Tensor) -> float:
         """One step of the stream; the levels that it makes due are updated."""
         tokens = batch.shape[0] * (batch.shape[1] - 1)
