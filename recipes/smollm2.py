@@ -57,11 +57,12 @@ def main(
     except KeyboardInterrupt:
         print(f"stopped; {result} keeps the finished runs, and the same command goes on", file=sys.stderr)
         raise typer.Exit(130) from None
-    results.summary = summarize(plan, results.records)
-    results.write()
-    write_figure(results.summary, figure)
-    write_atomically(page, report(results.summary, _named(plan, results.records)) + "\n")
-    console.print(f"{page} and {result} are written", highlight=False)
+    if _named(plan, results.records):
+        results.summary = summarize(plan, results.records)
+        results.write()
+        write_figure(results.summary, figure)
+        write_atomically(page, report(results.summary, _named(plan, results.records)) + "\n")
+        console.print(f"{page} and {result} are written", highlight=False)
     for name, failure in failures.items():
         print(f"{name}: {failure}", file=sys.stderr)
     if failures:
@@ -69,10 +70,10 @@ def main(
 
 
 def summarize(plan: Plan, records: Mapping[str, Record]) -> dict[str, Any]:
-    """Every cell's curve, and ratios to ordinary fine-tuning at matched learning."""
+    """Every finished cell's curve, and ratios to ordinary fine-tuning at matched learning."""
     rows: list[dict[str, Any]] = []
     curves: dict[str, list[list[tuple[float, float]]]] = {}
-    for run in plan.runs():
+    for run in plan.all():
         if run.key in records:
             own = points(records[run.key])
             rows.append({"method": run.method, "settings": dict(run.settings), "curve": own})
@@ -83,7 +84,7 @@ def summarize(plan: Plan, records: Mapping[str, Record]) -> dict[str, Any]:
 
 
 def _named(plan: Plan, records: Mapping[str, Record]) -> dict[str, Record]:
-    return {str(run): records[run.key] for run in plan.runs() if run.key in records}
+    return {str(run): records[run.key] for run in plan.all() if run.key in records}
 
 
 def _described(run: Run, record: Record) -> str:

@@ -6,7 +6,7 @@ import gc
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +103,9 @@ class Run:
         start = [base.SEEN, base.RATE, base.BATCH, CONTEXT]
         if self.method == BASE:
             return json.dumps([BASE, start])
-        shared = [AMOUNT, EVERY, BATCH, CALIBRATION]
+        shared: list[Any] = [AMOUNT, EVERY, BATCH, CALIBRATION]
+        if self.method == Levels.name:
+            shared.append([asdict(level) for level in default_levels(self.settings["lr"])])
         return json.dumps([self.method, dict(self.settings), self.split, shared, start])
 
 
@@ -128,15 +130,18 @@ class Plan:
     work: Path
     threads: int
 
-    def runs(self) -> list[Run]:
-        """All cells, the most telling ones first."""
+    def all(self) -> list[Run]:
+        """Every cell, the most telling ones first."""
         seen: dict[str, int] = {}
         found = []
         for cell in CELLS:
             place = seen[cell.method] = seen.get(cell.method, -1) + 1
-            if cell.method in self.methods:
-                found.append(Run(cell.method, place, self.split, str(self.work), self.threads))
+            found.append(Run(cell.method, place, self.split, str(self.work), self.threads))
         return found
+
+    def runs(self) -> list[Run]:
+        """The cells of the chosen methods."""
+        return [run for run in self.all() if run.method in self.methods]
 
     def wanted(self, records: Mapping[str, Record]) -> list[Run]:
         """The start first; every cell needs it."""

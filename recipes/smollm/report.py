@@ -24,7 +24,8 @@ def report(summary: Mapping[str, Any], runs: Mapping[str, Record]) -> str:
         summary: Of the results file.
         runs: Records by their name for people.
     """
-    parts = [HEAD, *([compared(summary["matched"])] if summary["matched"] else []), _bits(runs)]
+    split = f"Held-out text is that of the split {summary['split']!r}."
+    parts = [HEAD, split, *([compared(summary["matched"])] if summary["matched"] else []), _bits(runs)]
     for name, run in sorted(runs.items()):
         parts += [f"### {name}", _answers(run), _continuations(run)]
     return "\n\n".join(parts)

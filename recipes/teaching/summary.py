@@ -152,24 +152,31 @@ def markdown(summary: Mapping[str, Any]) -> str:
 def compared(matched: Sequence[Mapping[str, Any]]) -> str:
     """Forgotten over fine-tuning's at the same learning as Markdown: mean over the seeds, and the worst."""
     amounts = [mean(own["levels"][i]["learned"] for own in matched) for i in range(len(SHARES))]
+    seeds = f"mean over {len(matched)} seeds, worst seed in brackets" if len(matched) > 1 else "one seed"
     lines = [
-        f"Forgotten as a share of what fine-tuning forgets when as much is learned (mean over {len(matched)} "
-        "seeds, worst seed in brackets), each method by its best setting there:\n",
+        f"Forgotten as a share of what fine-tuning forgets when as much is learned ({seeds}), each method by "
+        "its best setting there:\n",
         f"| learned, bits per byte | {' | '.join(f'{amount:.2f}' for amount in amounts)} |",
         "|---" * (len(SHARES) + 1) + "|",
     ]
     names = list(dict.fromkeys(name for own in matched for name in own["most_learned"]))
     for name in names:
-        entries = []
-        for i in range(len(SHARES)):
-            ratios = [own["levels"][i]["over_finetune"].get(name) for own in matched]
-            known = [ratio for ratio in ratios if ratio is not None]
-            missing = len(ratios) - len(known)
-            entry = f"{mean(known):.2f} ({max(known):.2f})" if known else ""
-            told = "not learned" if not known else f"; not learned by {missing} of {len(ratios)}"
-            entries.append(entry + (told if missing else ""))
+        entries = [_ratio_entry([own["levels"][i] for own in matched], name) for i in range(len(SHARES))]
         lines.append(f"| {name} | {' | '.join(entries)} |")
     return "\n".join(lines)
+
+
+def _ratio_entry(found: Sequence[Mapping[str, Any]], name: str) -> str:
+    """Mean and worst of the seeds that learned so much."""
+    learned = [own for own in found if own["forgotten"].get(name) is not None]
+    known = [own["over_finetune"][name] for own in learned if own["over_finetune"][name] is not None]
+    if not learned:
+        return "not learned"
+    if not known:
+        return "fine-tuning forgot nothing"
+    entry = f"{mean(known):.2f}" + (f" ({max(known):.2f})" if len(found) > 1 else "")
+    missing = len(found) - len(learned)
+    return entry + (f"; not learned by {missing} of {len(found)}" if missing else "")
 
 
 def _entry(forgotten: float | None, ratio: float | None) -> str:

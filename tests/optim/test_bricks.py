@@ -263,3 +263,10 @@ def test_damping_adds_the_size_of_all_roots_to_each() -> None:
     torch.testing.assert_close(found, expected)
     (plain,) = precondition.divided_by_root([m], [v], eps, [number(0.5)], scales=[number(0.3)])
     torch.testing.assert_close(plain, (m / 0.3) / (root + eps))
+
+
+def test_damping_of_a_gradient_that_is_zero_has_a_derivative() -> None:
+    m, v = torch.zeros(2, 2, requires_grad=True), torch.zeros(2, 2, requires_grad=True)
+    (found,) = precondition.divided_by_root([m], [v], 1e-3, damping=1.0)
+    for gradient in torch.autograd.grad(found.sum(), (m, v)):
+        assert bool(torch.isfinite(gradient).all())

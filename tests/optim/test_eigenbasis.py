@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nestlearn.levels import Level
-from nestlearn.optim import Consolidated, Nested
+from nestlearn.optim import Consolidated, DeltaGradientDescent, KeyRecorder, Nested
 from nestlearn.optim.spectra import eigen, inverse, turn
 
 WIDE, NARROW, ROWS = 8, 3, 32
@@ -225,6 +225,98 @@ def test_weights_of_sixteen_bits_are_updated() -> None:
         assert not torch.equal(model.weight, before)
 
 
+def two() -> nn.ModuleDict:
+    torch.manual_seed(0)
+    return nn.ModuleDict({"a": nn.Linear(4, 3), "b": nn.Linear(4, 3)}).double()
+
+
+def use(model: nn.ModuleDict, optimizer: Nested, *names: str) -> None:
+    x = torch.randn(ROWS, 4, generator=torch.Generator().manual_seed(1)).double()
+    loss = sum((model[name](x).square().mean() for name in names), torch.zeros(()))
+    loss.backward()
+    optimizer.step(tokens=ROWS, surprise=1.0 + 0.0 * loss.detach())
+
+
+def test_a_layer_that_the_saved_state_does_not_know_learns_freely() -> None:
+    model = two()
+    optimizer = nested(model, eigenbasis=True)
+    use(model, optimizer, "a")
+    optimizer.commit()
+    early = copy.deepcopy(optimizer.state_dict())
+    use(model, optimizer, "a", "b")
+    optimizer.commit()
+    optimizer.load_state_dict(early)
+    before = model["b"].weight.detach().clone()
+    use(model, optimizer, "b")
+    assert 0.0 < float((model["b"].weight.detach() - before).abs().max()) < 0.02
+
+
+def test_a_basis_is_saved_and_not_found_anew() -> None:
+    """Of nearly equal eigenvalues another machine has other vectors; here they are turned by hand."""
+    model = linear()
+    optimizer = nested(model, eigenbasis=True)
+    learn(model, optimizer, range(3))
+    optimizer.commit()
+    state = copy.deepcopy(optimizer.state_dict())
+    (saved,) = state["memories"]["all"]["sites"]
+    saved["bases"]["input"] *= -1.0
+    optimizer.load_state_dict(state)
+    (site,) = optimizer.memories["all"].sites
+    assert torch.equal(site.bases["input"], saved["bases"]["input"])
+    torch.testing.assert_close(site.factors["input"], 1.0 / (1.0 + saved["spectra"]["input"] / 0.1))
+
+
+def test_an_error_in_a_step_changes_neither_weights_nor_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    for broken in ("rotate", "filter"):
+        model = two()
+        optimizer = Consolidated(model.named_parameters(), model=model, eigenbasis=True)
+        for _ in range(2):
+            optimizer.zero_grad()
+            sum(model[name](torch.ones(2, 4).double()).square().mean() for name in model).backward()
+            if not optimizer.memories.committed:
+                optimizer.step()
+                optimizer.commit()
+        last = optimizer.memories.sites[-1]
+
+        def fail(_: list[Tensor]) -> list[Tensor]:
+            raise MemoryError
+
+        monkeypatch.setattr(last, broken, fail)
+        weights = copy.deepcopy(model.state_dict())
+        gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+        with pytest.raises(MemoryError):
+            optimizer.step()
+        assert all(torch.equal(weights[name], p) for name, p in model.state_dict().items())
+        for p, gradient in zip(model.parameters(), gradients, strict=True):
+            assert torch.equal(p.grad, gradient)
+
+
+def test_the_basis_of_every_kind_of_site() -> None:
+    """Rotated, filtered and rotated back is the filter of the weights' own basis."""
+    torch.manual_seed(0)
+    embedding, head = nn.Embedding(20, 4), nn.Linear(4, 20, bias=False)
+    head.weight = embedding.weight
+    tied = nn.Sequential(embedding, nn.Linear(4, 4), head)
+    tokens = torch.randint(20, (5, 7))
+    found: dict[bool, Any] = {}
+    for eigenbasis in (False, True):
+        optimizer = nested(tied, eigenbasis=eigenbasis, lr=0.0)
+        for _ in range(2):
+            loss = tied(tokens).square().mean()
+            loss.backward()
+            optimizer.step(tokens=ROWS, surprise=1.0 + 0.0 * loss.detach())
+        optimizer.commit()
+        found[eigenbasis] = optimizer.memories["all"].sites
+        optimizer.close()
+    assert {type(site).__name__ for site in found[True]} == {"EmbeddingSite", "LinearSite"}
+    for dense, rotated in zip(found[False], found[True], strict=True):
+        updates = [torch.randn_like(p) for p in dense.parameters]
+        expected = dense.filter(updates)
+        for got, wanted, own in zip(rotated.filter(rotated.rotate(updates)), expected, updates, strict=True):
+            torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+            assert not torch.allclose(wanted, own, rtol=1e-2)
+
+
 # Edges -----------------------------------------------------------------------------------------------------
 
 
@@ -252,3 +344,24 @@ def test_a_bias_behind_many_outputs_and_an_input_without_a_batch(eigenbasis: boo
         optimizer.commit()
         moved.append(float((model.bias.detach() - before).norm()))
     assert 0.0 < moved[1] < 0.5 * moved[0]
+
+
+def test_what_reads_more_than_gradients_is_refused() -> None:
+    model = linear()
+    decaying = {"all": lambda named, level: torch.optim.AdamW(named, lr=level.lr)}  # decays by 0.01
+    with pytest.raises(ValueError, match="weight_decay must be 0"):
+        Nested([Level("all", 1, consolidate=True, eigenbasis=True)], model, optimizers=decaying)
+    optimizer = Consolidated(model.parameters(), model=model, eigenbasis=True)
+    with pytest.raises(ValueError, match="weight_decay must be 0"):
+        optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(2))], "weight_decay": 0.1})
+    keys = KeyRecorder(model)
+    with pytest.raises(ValueError, match="DeltaGradientDescent reads the keys"):
+        Consolidated(model.parameters(), model=model, inner=DeltaGradientDescent, keys=keys, eigenbasis=True)
+
+
+def test_a_state_in_another_basis_is_refused() -> None:
+    model = linear()
+    plain = nested(model)
+    learn(model, plain, range(2))
+    with pytest.raises(ValueError, match=r"made with eigenbasis=False, level 'all' has True"):
+        nested(model, eigenbasis=True).load_state_dict(plain.state_dict())

@@ -179,3 +179,29 @@ def test_the_filter_of_whole_blocks_is_that_of_linear_layers(name: str) -> None:
         (filtered, *_) = site.filter([update, *(torch.zeros_like(p) for p in site.parameters[1:])])
         assert relative_error(filtered, expected.T if name == "gpt2" else expected) < 0.02
         assert not torch.allclose(filtered, update)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_in_the_eigenbasis_the_filter_is_the_same(name: str) -> None:
+    """Of parts of projections in both layouts, of biases, and of a tied embedding."""
+    sites = {}
+    for eigenbasis in (False, True):
+        shared: dict[str, Any] = {"lr": 0.0, "consolidate": True, "eigenbasis": eigenbasis}
+        levels = [nl.Level("fast", 32, **shared), nl.Level("slow", 64, **shared)]
+        model = nl.retrofit(pretrained(name), levels, rest="fast", seed=0)
+        optimizer, x = NestedUnits(model), tokens()
+        for _ in range(2):
+            loss = model(x, labels=x).loss
+            loss.backward()
+            optimizer.step(tokens=64, surprise=loss)
+        optimizer.commit()
+        sites[eigenbasis] = [site for memory in optimizer.memories.values() for site in memory.sites]
+    kinds = {type(site).__name__ for site in sites[True]}
+    assert kinds == {"PartSite", "TokenSite"}
+    torch.manual_seed(0)
+    for dense, rotated in zip(sites[False], sites[True], strict=True):
+        updates = [torch.randn_like(p) for p in dense.parameters]
+        turned = rotated.rotate(updates)
+        assert relative_error(turned[0], updates[0]) > 0.1
+        for got, wanted in zip(rotated.filter(turned), dense.filter(updates), strict=True):
+            assert relative_error(got, wanted) < 0.03  # factors in bfloat16, twice

@@ -51,11 +51,17 @@ def test_labels_by_scenario() -> None:
 def test_permutations_keep_the_numbers_and_are_the_same_for_all_splits() -> None:
     shown = permuted(data(), 3, seed=1)
     assert torch.equal(shown[0].splits["train"].inputs, data()["train"].inputs.flatten(1))
+    places = set()
     for task in shown:
         for name, part in task.splits.items():
             own = data()[name].inputs.flatten(1)
+            # The first pixel is one of a kind in each split, so its place tells the order.
+            place = int((part.inputs[1] == own[1, 0]).nonzero())
+            last = int((part.inputs[-1] == own[-1, 3]).nonzero())
+            places.add((task.name, place, last))
             assert torch.equal(part.inputs.sort(1).values, own.sort(1).values)
             assert torch.equal(part.classes, data()[name].classes)
+    assert len(places) == len(shown)  # one order a task
     orders = [task.splits["test"].inputs[-1].tolist() for task in shown]
     assert torch.equal(permuted(data(), 3, seed=1)[2].splits["test"].inputs, shown[2].splits["test"].inputs)
     assert len({tuple(order) for order in orders}) > 1
@@ -107,8 +113,10 @@ def test_the_order_depends_on_the_seed_and_changes_every_epoch() -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(ValueError, match="every class belongs to one task"):
+    with pytest.raises(ValueError, match="every class one task"):
         split_by_class(data(), [(0, 1), (1, 2)])
+    with pytest.raises(ValueError, match="every task has classes"):
+        split_by_class(data(), [(0, 1), ()])
     with pytest.raises(ValueError, match=r"no training examples of \[9\]"):
         split_by_class(data(), [(0, 9)])
     with pytest.raises(ValueError, match="count must be at least 1, got 0"):

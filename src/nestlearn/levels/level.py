@@ -22,7 +22,7 @@ class Level:
         optimizer: ``"adamw"`` or ``"sgd"``, torch's own, or ``"damped_adam"``:
             :class:`nestlearn.optim.PreconditionedMomentum` with ``damping=1``, which does not magnify what is
             small and therefore mostly noise.
-        betas: Of AdamW; the first is the momentum of SGD.
+        betas: Of both kinds of Adam; the first is the momentum of SGD.
         weight_decay: Decoupled but for SGD.
         max_grad_norm: Gradients of one update are scaled down to this norm over the level; None for never.
         strength: ``lambda``: how far outputs on earlier inputs may move; smaller protects more. In units of
@@ -32,7 +32,8 @@ class Level:
             a number: an optimizer that scales every number by itself, as AdamW does, then does not spread
             an update over protected directions again. As SOAP (Vyas et al. 2024, arXiv 2409.11321), with the
             moments of earlier contexts in place of the running ones. Gradient descent is the same with and
-            without. The optimizer's state starts anew with each context.
+            without. The optimizer's state starts anew with each context. It must read nothing but gradients:
+            no weight decay, no keys.
         refresh: Tokens between two looks at the current context by the key memories; None for ``period``.
         horizon: Tokens over which those looks are averaged; None for 32 looks.
 

@@ -74,3 +74,18 @@ def level_optimizer(level: Level, named: Named, make: Maker | None = None) -> Op
     if level.optimizer == "sgd":
         return torch.optim.SGD(named, lr=level.lr, momentum=level.betas[0], weight_decay=level.weight_decay)
     return torch.optim.AdamW(named, lr=level.lr, betas=level.betas, weight_decay=level.weight_decay)
+
+
+def refuse_basis(optimizer: Optimizer) -> None:
+    """Refuse an optimizer that cannot work in an eigenbasis, because it reads more than gradients.
+
+    Raises:
+        ValueError: It decays weights, or measures change on the keys of a layer.
+    """
+    if any(group.get("weight_decay") for group in optimizer.param_groups):
+        raise ValueError("with eigenbasis weight_decay must be 0: it would decay in another basis")
+    if getattr(optimizer, "keys", None) is not None:
+        raise ValueError(
+            f"{type(optimizer).__name__} reads the keys of its layers, which are not in the eigenbasis: "
+            "leave out one of the two"
+        )

@@ -116,23 +116,32 @@ class KeyMemories:
         With ``Level.eigenbasis`` the optimizer sees gradients in the basis of the kept moments.
         """
         before = [[p.detach().clone() for p in site.parameters] for site in self.sites]
-        with self._rotated():
-            step()
-        for site, old in zip(self.sites, before, strict=True):
-            updates = [wide(p.detach().sub_(o)) for p, o in zip(site.parameters, old, strict=True)]
-            for parameter, start, update in zip(site.parameters, old, site.filter(updates), strict=True):
-                torch.add(start, update.to(start.dtype), out=parameter.detach())
+        try:
+            with self._rotated():
+                step()
+            for site, old in zip(self.sites, before, strict=True):
+                updates = [wide(p.detach().sub_(o)) for p, o in zip(site.parameters, old, strict=True)]
+                for parameter, start, update in zip(site.parameters, old, site.filter(updates), strict=True):
+                    torch.add(start, update.to(start.dtype), out=parameter.detach())
+        except BaseException:
+            for site, old in zip(self.sites, before, strict=True):
+                for parameter, start in zip(site.parameters, old, strict=True):
+                    parameter.detach().copy_(start)
+            raise
 
     @contextmanager
     def _rotated(self) -> Iterator[None]:
         """Within it, gradients are in the eigenbasis, if the level has one."""
-        own = [(p, p.grad) for site in self.sites for p in site.parameters] if self.level.eigenbasis else []
-        for site in self.sites if self.level.eigenbasis else ():
-            reached = [p for p in site.parameters if p.grad is not None]
-            gradients = [wide(p.grad) for p in reached if p.grad is not None]
-            for parameter, gradient in zip(reached, site.rotate(gradients), strict=True):
-                parameter.grad = gradient.to(parameter.dtype)
+        if not self.level.eigenbasis:
+            yield
+            return
+        own = [(p, p.grad) for site in self.sites for p in site.parameters]
         try:
+            for site in self.sites:
+                reached = [p for p in site.parameters if p.grad is not None]
+                gradients = [wide(p.grad) for p in reached if p.grad is not None]
+                for parameter, gradient in zip(reached, site.rotate(gradients), strict=True):
+                    parameter.grad = gradient.to(parameter.dtype)
             yield
         finally:
             for parameter, whole in own:
@@ -144,18 +153,24 @@ class KeyMemories:
             "recording": self.recording,
             "committed": self.committed,
             "looks": self.looks,
-            "sites": [{"current": dict(site.current), "kept": dict(site.kept)} for site in self.sites],
+            "eigenbasis": self.level.eigenbasis,
+            "sites": [site.state_dict() for site in self.sites],
         }
 
     def check_state(self, state: dict[str, Any]) -> None:
         """Refuse the state of another model.
 
         Raises:
-            ValueError: If the state has another number of sites.
+            ValueError: If the state has another number of sites, or is in another basis.
         """
         if len(state["sites"]) != len(self.sites):
             raise ValueError(
                 f"the state has {len(state['sites'])} key memories, this model {len(self.sites)}"
+            )
+        if bool(state.get("eigenbasis", False)) != self.level.eigenbasis:
+            raise ValueError(
+                f"the state was made with eigenbasis={not self.level.eigenbasis}, level {self.level.name!r} "
+                f"has {self.level.eigenbasis}: the optimizer's state is in another basis"
             )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -168,12 +183,5 @@ class KeyMemories:
         self.recording, self.committed = bool(state["recording"]), int(state["committed"])
         self.looks = int(state["looks"])
         for site, saved in zip(self.sites, state["sites"], strict=True):
-            site.fresh = {}
-            site.current = _on(saved["current"], site.parameters[0].device)
-            site.kept = _on(saved["kept"], site.parameters[0].device)
+            site.load_state_dict(saved)
             site.build(self.level.strength, self.level.output_strength)
-
-
-def _on(moments: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """Copies of saved moments on a device."""
-    return {key: value.to(device, copy=True) for key, value in moments.items()}

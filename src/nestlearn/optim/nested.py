@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from nestlearn.levels import Clock, Level, Surprise, crosses
-from nestlearn.optim.division import Assignment, Maker, divide, level_optimizer
+from nestlearn.optim.division import Assignment, Maker, divide, level_optimizer, refuse_basis
 from nestlearn.optim.flow import NonFiniteGradientError
 from nestlearn.optim.key_memories import KeyMemories
 from nestlearn.optim.sites import typical_sensitivity
@@ -84,6 +84,9 @@ class Nested(Optimizer):
             level.name: level_optimizer(level, named[level.name], makers.get(level.name))
             for level in self.levels
         }
+        for level in self.levels:
+            if level.eigenbasis:
+                refuse_basis(self._inner[level.name])
         groups = [inner.param_groups[0] for inner in self._inner.values()]
         super().__init__([{**group} for group in groups], {})
         self._link()

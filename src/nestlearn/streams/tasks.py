@@ -73,11 +73,13 @@ def split_by_class(data: Splits, groups: Sequence[Sequence[int]]) -> list[Task]:
     """One task for each group of classes.
 
     Raises:
-        ValueError: A class is in two groups, or has no training example.
+        ValueError: A group is empty, a class is in two groups, or has no training example.
     """
     named = [c for group in groups for c in group]
-    if len(set(named)) != len(named):
-        raise ValueError(f"every class belongs to one task; got {[list(group) for group in groups]}")
+    if not all(groups) or len(set(named)) != len(named):
+        raise ValueError(
+            f"every task has classes, every class one task; got {[list(group) for group in groups]}"
+        )
     missing = sorted(set(named) - set(data["train"].classes.tolist()))
     if missing:
         raise ValueError(f"there are no training examples of {missing}")

@@ -22,11 +22,11 @@ _PROTECTING: dict[str, Any] = {
     "output_strength": 1.0,
     "refresh": 8192,
 }
-#: Updated at every step of at least 1,024 tokens, and every 4,096; both protect what earlier contexts used.
+#: Updated at every step of at least 256 tokens, and every 4,096; both protect what earlier contexts used.
 #: In the eigenbasis of the key memories the step of each direction is of its own size, so that one rate suits
 #: models of any scale, and none is spread over protected directions.
 DEFAULT_LEVELS = (
-    Level("fast", period=1024, lr=3e-3, **_PROTECTING),
+    Level("fast", period=256, lr=3e-3, **_PROTECTING),
     Level("slow", period=4096, lr=3e-3, **_PROTECTING),
 )
 #: The one of them that also owns attention, head and token embedding.

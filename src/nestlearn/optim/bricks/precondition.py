@@ -38,11 +38,17 @@ def divided_by_root(
             factor = factor / weights[i].sqrt()
         shift = scale * eps
         if damping:
-            shift = shift + factor * damping * squares[i].mean().sqrt()
+            (size,) = roots([squares[i].mean()])
+            # In the size's dtype: the scalars are of double precision, which not every device has.
+            shift = damping * _like(factor, size) * size + _like(shift, size)
         if damping or weights is not None or scales is not None:
             divisor.mul_(factor)
         divisor.add_(shift)
     return divided(values, divisors)
+
+
+def _like(value: Number, other: Tensor) -> Number:
+    return value.to(other.dtype) if isinstance(value, Tensor) else value
 
 
 def shifted_roots(squares: Tensors, eps: float, weights: Tensors) -> Tensors:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ class Site:
         eigenbasis: Whether :meth:`filter` is given updates in the eigenbasis of the kept moments.
         factors: What multiplies each side of an update: a matrix, or a vector where a moment is a diagonal or
             has a basis.
-        bases: Eigenvectors ``[n, n]`` of the sides that have some.
+        bases: Eigenvectors ``[n, n]`` of the sides that have some, and ``spectra``, their eigenvalues.
     """
 
     def __init__(self, parameters: tuple[nn.Parameter, ...]) -> None:
@@ -38,6 +38,7 @@ class Site:
         self.kept: Moments = {}
         self.factors: Moments = {}
         self.bases: Moments = {}
+        self.spectra: Moments = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the modules, whose hooks cannot be copied and would belong to the original."""
@@ -80,8 +81,24 @@ class Site:
         for key, value in self.current.items():
             scaled = value * (weight / self.scale(value))
             self.kept[key] = self.kept[key] + scaled if key in self.kept else scaled
-        self.current = {}
+        self.current, self.bases, self.spectra = {}, {}, {}
         self.build(strength, output_strength)
+
+    def state_dict(self) -> dict[str, Moments]:
+        """The moments; with a basis that too, which another machine would find in another form."""
+        state = {"current": dict(self.current), "kept": dict(self.kept)}
+        if self.eigenbasis:
+            state |= {"bases": dict(self.bases), "spectra": dict(self.spectra)}
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Moments]) -> None:
+        """Restore what :meth:`state_dict` returned; :meth:`build` has to follow."""
+        device = self.parameters[0].device
+        self.fresh = {}
+        self.current, self.kept, self.bases, self.spectra = (
+            {key: value.to(device, copy=True) for key, value in state.get(name, {}).items()}
+            for name in ("current", "kept", "bases", "spectra")
+        )
 
     def scale(self, moment: Tensor) -> Tensor:
         """Mean of a moment's diagonal: contexts are compared in units of it."""
@@ -98,7 +115,9 @@ class Site:
         if moment.dim() == 2 and not self.eigenbasis:
             return inverse(moment, strength)
         if moment.dim() == 2:
-            moment, self.bases[key] = eigen(moment)
+            if key not in self.bases:
+                self.spectra[key], self.bases[key] = eigen(moment)
+            moment = self.spectra[key]
         return 1.0 / (1.0 + moment / strength)
 
     def sides(self) -> Moments:
