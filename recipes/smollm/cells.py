@@ -61,11 +61,6 @@ CELLS = [  # the most telling ones first
     *_cells("replay", Replay, {"lr": 1e-4, "store_bytes": STORE}),
     *_cells("lora", Lora, {"lr": 1e-3}),
     *_cells("ewc", ElasticWeights, {"lr": 2e-4, "strength": 1e3}),
-    *_cells("finetune", FineTuning, {"lr": 5e-5}),
-    *_cells("lora", Lora, {"lr": 3e-4}),
-    *_cells("ewc", ElasticWeights, {"lr": 2e-4, "strength": 1e4}),
-    *_cells("replay", Replay, {"lr": 2e-4, "store_bytes": STORE}),
-    _levels(_RATE / 2),
 ]
 METHODS = tuple(dict.fromkeys(cell.method for cell in CELLS))
 
