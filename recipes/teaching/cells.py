@@ -23,6 +23,7 @@ from nestlearn.continual.methods import (
     Replay,
     default_levels,
 )
+from nestlearn.levels import Level
 from recipes.teaching import base
 from recipes.teaching.material import CONTEXT, NEW, OLD, tokenizer, tokens
 
@@ -68,18 +69,34 @@ def levels(lr: float, protect: bool = True, rest: str | None = DEFAULT_REST) -> 
     return make
 
 
+def by_gradient_descent(lr: float) -> Callable[[int], Method]:
+    """Levels of filtered gradient descent with momentum, whose rate is in units of the model."""
+    shared: dict[str, Any] = {
+        "optimizer": "sgd",
+        "consolidate": True,
+        "strength": 0.1,
+        "output_strength": 1.0,
+        "refresh": 8192,
+    }
+    own = (Level("fast", 256, lr=lr, **shared), Level("slow", 4096, lr=4 * lr, **shared))
+    return lambda seed: Levels(own, rest="fast", seed=seed)
+
+
 def _grid(name: str, kind: Callable[..., Method], *settings: dict[str, Any]) -> list[Cell]:
     return [Cell(name, lambda seed, own=own: kind(**own), own) for own in settings]  # type: ignore[misc]
 
 
-def _levels(name: str, *rates: float, **further: Any) -> list[Cell]:
-    return [Cell(name, levels(lr, **further), {"lr": lr}) for lr in rates]
+def _levels(
+    name: str, *rates: float, make: Callable[..., Callable[[int], Method]] = levels, **further: Any
+) -> list[Cell]:
+    return [Cell(name, make(lr, **further), {"lr": lr}) for lr in rates]
 
 
 _RATES = ({"lr": 1e-4}, {"lr": 3e-4}, {"lr": 1e-3})
 CELLS = [
     *_grid("finetune", FineTuning, *_RATES),
     *_levels("levels", 3e-3, 6e-3, 1.2e-2),
+    *_levels("levels, gradient descent", 2.0, 4.0, 8.0, make=by_gradient_descent),
     *_grid("lora", Lora, *_RATES),
     *_grid("replay", Replay, *({**rate, "store_bytes": STORE} for rate in _RATES)),
     *_grid("ewc", ElasticWeights, *({"lr": 3e-4, "strength": s} for s in (1e3, 1e4, 1e5))),

@@ -22,6 +22,7 @@ STYLES: Mapping[str, tuple[str, tuple[float, ...], str]] = {
     "average": ("run-5", (), "P"),
     "l2": ("run-5", (4, 1.4), "X"),
     "mlp": ("muted", (4, 1.4), "s"),
+    "levels, gradient descent": ("run-0", (1, 1.4), "o"),
     "levels, feed-forward only": ("run-0", (4, 1.4), "o"),
     "levels, nothing protected": ("muted", (), "o"),
 }
