@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Stream = Any
 """What can be learned: a string, strings, chats (lists of turns), records with one of the fields
@@ -16,6 +16,29 @@ Stream = Any
 #: Fields of a record that hold what is to be learned, in the order in which they are looked for.
 FIELDS = ("input_ids", "messages", "text")
 _ROLE = "role"
+CONTEXT = 256  # tokens of a window where nobody says otherwise
+
+
+def window_length(model: nn.Module, context: int | None) -> int:
+    """Tokens of a window that a model can take; a window has one more, its first input.
+
+    Args:
+        model: Its configuration may say how many positions it has.
+        context: What was asked for; None for 256, or fewer where the model has fewer positions.
+
+    Raises:
+        ValueError: For what is no number of tokens, or more than the model has positions for.
+    """
+    config: Any = getattr(model, "config", None)
+    longest = getattr(config, "max_position_embeddings", None)
+    most = longest - 1 if isinstance(longest, int) else None
+    if context is None:
+        return CONTEXT if most is None else min(CONTEXT, most)
+    if isinstance(context, bool) or not isinstance(context, int) or context < 1:
+        raise ValueError(f"context must be a whole number, at least 1; got {context!r}")
+    if most is not None and context > most:
+        raise ValueError(f"context must be at most {most}, the model has {longest} positions; got {context}")
+    return context
 
 
 def documents(stream: Stream) -> Iterator[Any]:

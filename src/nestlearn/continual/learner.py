@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nestlearn.continual.documents import Stream, Windows
+from nestlearn.continual.documents import Stream, Windows, window_length
 from nestlearn.continual.identity import Identity, identify
 from nestlearn.continual.learning import Learned, learn
 from nestlearn.continual.memory_file import MemoryFileError, check_base, read_memory, save_memory
@@ -19,7 +19,6 @@ from nestlearn.levels import Level
 from nestlearn.retrofitting import own_samples, retrofit_of
 
 #: Tokens of a window where the model can take as many.
-CONTEXT = 256
 
 
 class Learner:
@@ -77,7 +76,7 @@ class Learner:
                 "levels and the settings of retrofit belong to the method: give one or the other"
             )
         self.tokenizer, self.old, self.seed = tokenizer, old, seed
-        self.context = _context(model, context)
+        self.context = window_length(model, context)
         for name, value in (("batch_size", batch_size), ("calibration_tokens", calibration_tokens)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a whole number, at least 1; got {value!r}")
@@ -303,20 +302,6 @@ class Learner:
     def close(self) -> None:
         """Take hooks off the model, when something else is to use it."""
         self.method.close()
-
-
-def _context(model: nn.Module, context: int | None) -> int:
-    """Tokens of a window; a window has one more, its first input."""
-    config: Any = getattr(model, "config", None)
-    longest = getattr(config, "max_position_embeddings", None)
-    most = longest - 1 if isinstance(longest, int) else None
-    if context is None:
-        return CONTEXT if most is None else min(CONTEXT, most)
-    if isinstance(context, bool) or not isinstance(context, int) or context < 1:
-        raise ValueError(f"context must be a whole number, at least 1; got {context!r}")
-    if most is not None and context > most:
-        raise ValueError(f"context must be at most {most}, the model has {longest} positions; got {context}")
-    return context
 
 
 def _copied(tree: Any) -> Any:
