@@ -18,8 +18,6 @@ from nestlearn.continual.scoring import Score, score
 from nestlearn.levels import Level
 from nestlearn.retrofitting import own_samples, retrofit_of
 
-#: Tokens of a window where the model can take as many.
-
 
 class Learner:
     """Learns from text as it comes, in levels, without losing what the model knew.
