@@ -73,7 +73,7 @@ class Run:
         method: A cell's method, or ``"base"``.
         place: Among the cells of the method.
         split: What it is tested on.
-        work: Folder of the start and of checkpoints.
+        work: Folder of the start.
         threads: Of its process.
     """
 
@@ -116,7 +116,7 @@ class Plan:
     Attributes:
         methods: Names.
         split: ``"test"``, or ``"validation"`` for choices.
-        work: Folder of the start and of checkpoints.
+        work: Folder of the start.
         threads: Of each process.
     """
 

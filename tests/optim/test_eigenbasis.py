@@ -354,6 +354,10 @@ def test_what_reads_more_than_gradients_is_refused() -> None:
     optimizer = Consolidated(model.parameters(), model=model, eigenbasis=True)
     with pytest.raises(ValueError, match="weight_decay must be 0"):
         optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(2))], "weight_decay": 0.1})
+    decayed = copy.deepcopy(optimizer.state_dict())
+    decayed["param_groups"][0]["weight_decay"] = 0.1
+    with pytest.raises(ValueError, match="weight_decay must be 0"):
+        optimizer.load_state_dict(decayed)
     keys = KeyRecorder(model)
     with pytest.raises(ValueError, match="DeltaGradientDescent reads the keys"):
         Consolidated(model.parameters(), model=model, inner=DeltaGradientDescent, keys=keys, eigenbasis=True)

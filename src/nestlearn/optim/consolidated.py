@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from nestlearn.levels import Level
-from nestlearn.optim.division import refuse_basis
+from nestlearn.optim.division import refuse_basis, refuse_decay
 from nestlearn.optim.flow import NonFiniteGradientError, all_finite, refuse
 from nestlearn.optim.gradient_memory import POLICIES, GradientMemory
 from nestlearn.optim.hyperparameters import check
@@ -164,8 +164,8 @@ class Consolidated(Optimizer):
         if not hasattr(self, "memories"):
             super().add_param_group(param_group)
             return
-        if self.memories.level.eigenbasis and param_group.get("weight_decay"):
-            raise ValueError("with eigenbasis weight_decay must be 0: it would decay in another basis")
+        if self.memories.level.eigenbasis:
+            refuse_decay([param_group])
         self.inner.add_param_group(param_group)
         self._link()
         self.memories.add(self.param_groups[-1]["params"])
@@ -197,8 +197,8 @@ class Consolidated(Optimizer):
         if sizes != saved:
             raise ValueError(f"the state has groups of {saved} parameters, this optimizer of {sizes}")
         self.memories.check_state(own)
-        if self.memories.level.eigenbasis and any(g.get("weight_decay") for g in state_dict["param_groups"]):
-            raise ValueError("the state has weight decay, which an eigenbasis does not allow")
+        if self.memories.level.eigenbasis:
+            refuse_decay(state_dict["param_groups"])
         self.inner.load_state_dict({key: state_dict[key] for key in ("state", "param_groups")})
         self._link()
         self.memories.load_state_dict(own)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -82,10 +83,19 @@ def refuse_basis(optimizer: Optimizer) -> None:
     Raises:
         ValueError: It decays weights, or measures change on the keys of a layer.
     """
-    if any(group.get("weight_decay") for group in optimizer.param_groups):
-        raise ValueError("with eigenbasis weight_decay must be 0: it would decay in another basis")
+    refuse_decay(optimizer.param_groups)
     if getattr(optimizer, "keys", None) is not None:
         raise ValueError(
             f"{type(optimizer).__name__} reads the keys of its layers, which are not in the eigenbasis: "
             "leave out one of the two"
         )
+
+
+def refuse_decay(groups: Iterable[Mapping[str, Any]]) -> None:
+    """Refuse groups whose weights would decay in an eigenbasis.
+
+    Raises:
+        ValueError: One of them has weight decay.
+    """
+    if any(group.get("weight_decay") for group in groups):
+        raise ValueError("with eigenbasis weight_decay must be 0: it would decay in another basis")

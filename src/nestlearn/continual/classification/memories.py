@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nestlearn.continual.classification.base import Classifier, Network, Ordinary
+from nestlearn.continual.classification.base import Classifier, Network, Ordinary, size_of
 from nestlearn.levels import Level
 from nestlearn.optim import Nested
 from nestlearn.streams.tasks import Labelled
@@ -52,12 +52,8 @@ class Levels(Ordinary):
 
     def stored_bytes(self) -> int:
         """The moments that are kept."""
-        return sum(
-            moment.numel() * moment.element_size()
-            for memory in self.nested.memories.values()
-            for site in memory.sites
-            for moment in (*site.kept.values(), *site.current.values())
-        )
+        sites = [site for memory in self.nested.memories.values() for site in memory.sites]
+        return sum(size_of(*site.kept.values(), *site.current.values()) for site in sites)
 
 
 class ExactHead(Classifier):
@@ -123,7 +119,7 @@ class ExactHead(Classifier):
 
     def stored_bytes(self) -> int:
         """Both moments."""
-        return sum(own.numel() * own.element_size() for own in (self.keys, self.values))
+        return size_of(self.keys, self.values)
 
 
 class ClassMeans(Classifier):
@@ -164,7 +160,7 @@ class ClassMeans(Classifier):
 
     def stored_bytes(self) -> int:
         """Sums and counts."""
-        return sum(own.numel() * own.element_size() for own in (self.sums, self.counts))
+        return size_of(self.sums, self.counts)
 
 
 def _nothing(network: nn.Module) -> torch.optim.Optimizer:

@@ -23,8 +23,8 @@ _PROTECTING: dict[str, Any] = {
     "refresh": 8192,
 }
 #: Updated at every step of at least 256 tokens, and every 4,096; both protect what earlier contexts used.
-#: In the eigenbasis of the key memories the step of each direction is of its own size, so that one rate suits
-#: models of any scale, and none is spread over protected directions.
+#: In the eigenbasis of the key memories the step of each direction is of its own size, so that the rate is
+#: not in units of the model, and none is spread over protected directions.
 DEFAULT_LEVELS = (
     Level("fast", period=256, lr=3e-3, **_PROTECTING),
     Level("slow", period=4096, lr=3e-3, **_PROTECTING),
