@@ -89,6 +89,11 @@ def normalised(vectors: Tensor) -> Tensor:
     return moment / moment.diagonal().mean()
 
 
+def with_one(x: Tensor) -> Tensor:
+    """The inputs with one more number, the one that a bias multiplies."""
+    return torch.cat([x, x.new_ones(len(x), 1)], dim=1)
+
+
 def change(model: nn.Module, optimizer: Nested, context: Context) -> dict[str, Tensor]:
     before = values(model)
     context.step(model, optimizer)
@@ -112,19 +117,77 @@ def test_the_linear_update_minimises_its_objective(strength: float, output_stren
     got = change(model, optimizer, new)
 
     left = torch.eye(4).double() + normalised(old.delta) / output_strength
-    right = torch.eye(6).double() + normalised(old.x) / strength
-    gradient = new.delta.mT @ new.x
-    expected = torch.linalg.solve(torch.kron(left, right), -RATE * gradient.flatten()).view(4, 6)
-    assert relative_error(expected, got["weight"]) < 1e-10
-    bias = torch.linalg.solve(left, -RATE * new.delta.sum(0))
-    assert relative_error(bias, got["bias"]) < 1e-10
+    right = torch.eye(7).double() + normalised(with_one(old.x)) / strength
+    gradient = new.delta.mT @ with_one(new.x)
+    expected = torch.linalg.solve(torch.kron(left, right), -RATE * gradient.flatten()).view(4, 7)
+    found = torch.cat([got["weight"], got["bias"][:, None]], dim=1)
+    assert relative_error(expected, found) < 1e-10
 
     def objective(update: Tensor) -> Tensor:
         return (update * gradient).sum() + (left @ update @ right * update).sum() / (2 * RATE)
 
     for seed in range(5):
-        elsewhere = torch.randn(4, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-        assert objective(got["weight"]) < objective(got["weight"] + 1e-3 * elsewhere)
+        elsewhere = torch.randn(4, 7, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        assert objective(found) < objective(found + 1e-3 * elsewhere)
+
+
+@pytest.mark.parametrize("eigenbasis", [False, True])
+def test_a_bias_is_a_column_whose_input_is_one(eigenbasis: bool) -> None:
+    """The same layer without a bias, on inputs with one more number that is always one, learns the same."""
+    settings: dict[str, Any] = {"optimizer": "sgd", "lr": RATE, "strength": 0.1, "eigenbasis": eigenbasis}
+    biased, joined = linear(6, 4), nn.Linear(7, 4, bias=False).double()
+    with torch.no_grad():
+        joined.weight.copy_(torch.cat([biased.weight, biased.bias[:, None]], dim=1))
+    optimizers = [Nested([level(**settings)], model) for model in (biased, joined)]
+    for number in range(4):
+        own = Context(number, 6, 4)
+        for model, optimizer, x in zip((biased, joined), optimizers, (own.x, with_one(own.x)), strict=True):
+            optimizer.zero_grad()
+            (model(x) * own.delta).sum().backward()
+            optimizer.step(tokens=TOKENS, surprise=1.0)
+            if number == 1:
+                optimizer.commit()
+    torch.testing.assert_close(biased.weight, joined.weight[:, :-1])
+    torch.testing.assert_close(biased.bias, joined.weight[:, -1])
+
+
+def test_old_outputs_stay_where_only_the_bias_could_move_them() -> None:
+    """Inputs of before and new ones have nothing in common but the constant."""
+    model = linear(6, 4)
+    settings = {"optimizer": "sgd", "lr": RATE, "strength": 1e-8, "output_strength": 1e9}
+    optimizer = Nested([level(**settings)], model)
+    old, new = Context(1, 6, 4), Context(2, 6, 4)
+    old.x[:, 2:], new.x[:, :2] = 0.0, 0.0
+    old.step(model, optimizer)
+    optimizer.commit()
+    before, untouched = model(old.x).detach(), model(new.x).detach()
+    change(model, optimizer, new)
+    assert relative_error(before, model(old.x).detach()) < 1e-5
+    assert relative_error(untouched, model(new.x).detach()) > 1e-3
+
+
+def test_moments_of_another_width_are_refused() -> None:
+    states = []
+    for inputs in (6, 9):
+        model = linear(inputs, 4)
+        optimizer = Nested([level()], model)
+        Context(1, inputs, 4).step(model, optimizer)
+        states.append((optimizer, optimizer.memories["all"].state_dict()))
+    with pytest.raises(ValueError, match="moment of 10 inputs"):
+        states[0][0].memories["all"].load_state_dict(states[1][1])
+
+
+def test_a_gradient_that_is_missing_beside_another_is_zero() -> None:
+    model = linear(6, 4)
+    optimizer = Nested([level(optimizer="sgd", lr=RATE, eigenbasis=True)], model)
+    Context(1, 6, 4).step(model, optimizer)
+    optimizer.commit()
+    (site,) = optimizer.memories["all"].sites
+    gradient = torch.randn(4, 6).double()
+    (weight, bias), (same, zero) = (site.rotate([gradient, own]) for own in (None, torch.zeros(4).double()))
+    assert weight is not None and bias is not None and same is not None and zero is not None
+    assert torch.equal(weight, same) and torch.equal(bias, zero)
+    assert site.rotate([None, None]) == [None, None]
 
 
 def test_very_large_strengths_protect_nothing() -> None:

@@ -171,13 +171,13 @@ def test_the_filter_of_whole_blocks_is_that_of_linear_layers(name: str) -> None:
     optimizer.commit()
     (memory,) = optimizer.memories.values()
     for site in memory.sites:
-        weight = site.parameters[0]
-        update = torch.randn_like(weight)
+        update, *bias = updates = [torch.randn_like(parameter) for parameter in site.parameters]
         out, into = site.factors["output"], site.factors["input"]
-        turned = update.T if name == "gpt2" else update
+        turned = torch.cat([update.T if name == "gpt2" else update, *(b[:, None] for b in bias)], dim=1)
         expected = out @ turned @ into if out.dim() == 2 else out[:, None] * turned @ into
-        (filtered, *_) = site.filter([update, *(torch.zeros_like(p) for p in site.parameters[1:])])
-        assert relative_error(filtered, expected.T if name == "gpt2" else expected) < 0.02
+        filtered, *shift = site.filter(updates)
+        found = torch.cat([filtered.T if name == "gpt2" else filtered, *(b[:, None] for b in shift)], dim=1)
+        assert relative_error(found, expected) < 0.02
         assert not torch.allclose(filtered, update)
 
 

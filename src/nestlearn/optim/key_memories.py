@@ -11,7 +11,8 @@ Layers are protected in proportion to their sensitivity: with s = mean(diag C) m
 geometric mean of s over the layers, a layer's moments are taken in units of their diagonal's mean, times
 sqrt(s / S).
 Both are associative memories without values, slow ones: they are refreshed on their level's clock, hold no
-example, and need no task label. Other parameters have a diagonal in place of the two matrices.
+example, and need no task label. A bias is one more column of its weight, with one more input that is always
+one. Other parameters have a diagonal in place of the two matrices.
 """
 
 from __future__ import annotations
@@ -138,10 +139,9 @@ class KeyMemories:
         own = [(p, p.grad) for site in self.sites for p in site.parameters]
         try:
             for site in self.sites:
-                reached = [p for p in site.parameters if p.grad is not None]
-                gradients = [wide(p.grad) for p in reached if p.grad is not None]
-                for parameter, gradient in zip(reached, site.rotate(gradients), strict=True):
-                    parameter.grad = gradient.to(parameter.dtype)
+                gradients = [None if p.grad is None else wide(p.grad) for p in site.parameters]
+                for parameter, gradient in zip(site.parameters, site.rotate(gradients), strict=True):
+                    parameter.grad = None if gradient is None else gradient.to(parameter.dtype)
             yield
         finally:
             for parameter, whole in own:
@@ -172,6 +172,8 @@ class KeyMemories:
                 f"the state was made with eigenbasis={not self.level.eigenbasis}, level {self.level.name!r} "
                 f"has {self.level.eigenbasis}: the optimizer's state is in another basis"
             )
+        for site, saved in zip(self.sites, state["sites"], strict=True):
+            site.check_state(saved)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the moments and derive the factors anew.

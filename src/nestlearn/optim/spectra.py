@@ -30,12 +30,12 @@ def turn(tensor: Tensor, bases: Mapping[str, Tensor], *, back: bool = False) -> 
     """``Q_D^T T Q_C``, or ``Q_D T Q_C^T``.
 
     Args:
-        tensor: A weight's ``[out, in]``, or a bias's ``[out]``, which has no input side.
+        tensor: A weight's ``[out, in]``.
         bases: ``Q_C`` under ``"input"`` and ``Q_D`` under ``"output"``; a side without one stays as it is.
         back: Out of the basis.
     """
     into, out = bases.get("input"), bases.get("output")
-    if into is not None and tensor.dim() == 2:
+    if into is not None:
         tensor = tensor @ (into.mT if back else into)
     if out is not None:
         tensor = (out if back else out.mT) @ tensor

@@ -105,19 +105,13 @@ class PartSite(LinearSite):
             return gradient
         return gradient.index_select(-1, self.index)
 
-    def rotate(self, gradients: list[Tensor]) -> list[Tensor]:
+    def _joined(self, function: Callable[[Tensor], Tensor], tensors: list[Tensor]) -> list[Tensor]:
         """As for any linear layer, whichever way the weight is stored."""
-        return self._as_stored(super().rotate, gradients)
-
-    def filter(self, updates: list[Tensor]) -> list[Tensor]:
-        """Likewise."""
-        return self._as_stored(super().filter, updates)
-
-    def _as_stored(self, function: Callable[[list[Tensor]], list[Tensor]], of: list[Tensor]) -> list[Tensor]:
         if not self.projection.transposed:
-            return function(of)
-        whole = [tensor.mT if tensor.dim() == 2 else tensor for tensor in of]
-        return [t.mT.contiguous() if t.dim() == 2 else t for t in function(whole)]
+            return super()._joined(function, tensors)
+        weight, *bias = tensors
+        turned, *rest = super()._joined(function, [weight.mT, *bias])
+        return [turned.mT.contiguous(), *rest]
 
 
 class TokenSite(EmbeddingSite):
@@ -148,7 +142,7 @@ class TokenSite(EmbeddingSite):
         if "output" in self.kept:
             self.factors["rows"] = self.factors["rows"] / (1.0 + self.kept["output"] / output_strength)
 
-    def rotate(self, gradients: list[Tensor]) -> list[Tensor]:
+    def rotate(self, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
         """As for other parts, with factors of products in bfloat16 where a CPU can."""
         with products(True):
             return super().rotate(gradients)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -133,9 +133,16 @@ class Site:
             if key in with_basis or own.dim() == 2
         }
 
-    def rotate(self, gradients: list[Tensor]) -> list[Tensor]:
-        """One gradient per parameter in the eigenbasis; as it is without one."""
-        return gradients
+    def check_state(self, state: Mapping[str, Moments]) -> None:
+        """Refuse what :meth:`state_dict` returned for another model.
+
+        Raises:
+            ValueError: If that can be seen.
+        """
+
+    def rotate(self, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """One gradient per parameter in the eigenbasis, None where there is none; as it is without one."""
+        return list(gradients)
 
     def filter(self, updates: list[Tensor]) -> list[Tensor]:
         """Apply the factors to one update per parameter, and rotate it back from the eigenbasis."""

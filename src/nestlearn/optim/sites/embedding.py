@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -50,9 +50,9 @@ class EmbeddingSite(Site):
         strengths = {"input": strength, "rows": output_strength}
         self.factors = {key: self.factor(key, strengths[key]) for key in strengths if key in self.kept}
 
-    def rotate(self, gradients: list[Tensor]) -> list[Tensor]:
+    def rotate(self, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
         """``G Q_C``, if there is a tied output layer."""
-        return [turn(gradient, self.bases) for gradient in gradients]
+        return [None if gradient is None else turn(gradient, self.bases) for gradient in gradients]
 
     def filter(self, updates: list[Tensor]) -> list[Tensor]:
         """Damp rows by their use, and directions that a tied output layer reads."""
