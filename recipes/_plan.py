@@ -9,8 +9,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from nestlearn.bench.store import Record, Store
 from recipes._runs import SHAPE, Problem, Run
-from recipes._store import Record, Store
 
 TUNING_SEED = 1000  # not one of the seeds that are reported
 RATES = (6e-3, 3e-3)  # the quicker one first: settings are compared where most has been learned

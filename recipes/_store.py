@@ -1,74 +1,21 @@
-"""Results that are kept run by run, and the processes that make them."""
+"""The processes that do the runs of a suite."""
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
-from nestlearn.reporting.files import write_atomically
+from nestlearn.bench.store import Record, Store
 from recipes._runs import Run, execute
 
-Record = dict[str, Any]
 Waiting = dict[Future[Record], Run]
 
 _stop: Any = None  # in a worker process: the event that asks it to stop
-
-
-class Keyed(Protocol):
-    """What is kept: anything with a key that its settings decide."""
-
-    @property
-    def key(self) -> str:
-        """The key."""
-
-
-class Store:
-    """A JSON file with the record of every finished run, by its key.
-
-    The key does not know the code: after a change of what a run computes, its runs have to be taken out.
-
-    Args:
-        path: The file; it is made with the first record.
-
-    Raises:
-        ValueError: The file is there and is not of this kind.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.records: dict[str, Record] = {}
-        self.summary: Any = None
-        if path.exists():
-            try:
-                held = json.loads(path.read_text(encoding="utf-8"))
-                self.records, self.summary = dict(held["runs"]), held["summary"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(
-                    f"{path} is not a file of finished runs: choose another result, or move it away"
-                ) from error
-
-    def __contains__(self, run: Keyed) -> bool:
-        return run.key in self.records
-
-    def __getitem__(self, run: Keyed) -> Record:
-        return self.records[run.key]
-
-    def add(self, run: Keyed, record: Record) -> None:
-        """Keep a record, on disk before this returns."""
-        self.records[run.key] = record
-        self.write()
-
-    def write(self) -> None:
-        """Write the file whole or not at all."""
-        content = {"summary": self.summary, "runs": self.records}
-        write_atomically(self.path, json.dumps(content, indent=1) + "\n")
 
 
 def complete(

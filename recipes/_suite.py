@@ -12,10 +12,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from nestlearn.bench.store import Record, Store
 from recipes._figure import write_figure
 from recipes._plan import Plan, Suite, criterion
 from recipes._runs import Run
-from recipes._store import Record, Store, by_name, complete
+from recipes._store import by_name, complete
 
 
 def perform(plan: Plan, store: Store, *, workers: int, console: Console) -> dict[str, str]:

@@ -26,8 +26,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from recipes._store import Store
-from recipes._work import chosen, watched
+from nestlearn.bench.store import Store
+from nestlearn.bench.work import chosen, watched
 from recipes.optimizing.entries import ENTRIES
 from recipes.optimizing.figure import write_figures
 from recipes.optimizing.plan import TASKS, Plan, Record, Run, execute

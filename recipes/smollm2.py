@@ -21,9 +21,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from nestlearn.bench.store import Record, Store
+from nestlearn.bench.work import chosen, watched
 from nestlearn.reporting.files import write_atomically
-from recipes._store import Record, Store
-from recipes._work import chosen, watched
 from recipes.smollm.cells import BASE, METHODS, Plan, Run, execute
 from recipes.smollm.report import report
 from recipes.teaching.figure import write_figure

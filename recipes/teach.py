@@ -25,8 +25,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from recipes._store import Record, Store
-from recipes._work import chosen, watched
+from nestlearn.bench.store import Record, Store
+from nestlearn.bench.work import chosen, watched
 from recipes.teaching.figure import write_figure
 from recipes.teaching.plan import BASE, METHODS, Plan, Run, execute
 from recipes.teaching.summary import points, print_tables, summarize

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from nestlearn.bench.store import Record
 from nestlearn.continual.learner import Learner
 from nestlearn.continual.methods import (
     DEFAULT_LEVELS,
@@ -25,7 +26,6 @@ from nestlearn.continual.methods import (
     default_levels,
 )
 from nestlearn.streams import bits_per_byte
-from recipes._store import Record
 from recipes.smollm import base
 from recipes.smollm.evaluation import CONTEXT, NEW, OLD, Held, evaluate, held, tokens
 

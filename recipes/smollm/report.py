@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from recipes._store import Record
+from nestlearn.bench.store import Record
 from recipes.smollm.evaluation import NEW, OLD, PROMPTS
 from recipes.teaching.summary import compared
 

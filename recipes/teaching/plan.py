@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recipes._store import Record
+from nestlearn.bench.store import Record
 from recipes.teaching import base
 from recipes.teaching.cells import CELLS, SETTINGS, teach
 

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from recipes._store import Record
+from nestlearn.bench.store import Record
 from recipes.teaching.material import NEW, OLD
 from recipes.teaching.plan import Plan, cells
 

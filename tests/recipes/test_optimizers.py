@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 import typer
-from recipes._store import Store
-from recipes._work import complete
 from recipes.optimizing import digits, language, orthogonal, valley
 from recipes.optimizing.entries import ENTRIES, hidden_matrices
 from recipes.optimizing.figure import write_figures
@@ -20,6 +18,8 @@ from recipes.optimizing.training import train
 from torch import nn
 from typer.testing import CliRunner
 
+from nestlearn.bench.store import Store
+from nestlearn.bench.work import complete
 from nestlearn.streams.tokens import TokenizedLanguage
 from recipes import optimizers
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 from recipes._plan import Choice, Plan, criterion
-from recipes._store import Store
 
+from nestlearn.bench.store import Store
 from nestlearn.streams.synthetic import Parity
 from recipes import functional, self_modification
 from tests.recipes.small import PARITY

@@ -15,10 +15,11 @@ import pytest
 import torch
 from recipes._plan import Suite
 from recipes._runs import Problem, accuracies, execute, schedule
-from recipes._store import Store, complete
+from recipes._store import complete
 from recipes._suite import command
 from typer.testing import CliRunner
 
+from nestlearn.bench.store import Store
 from nestlearn.streams.synthetic import Copying, MultiQueryRecall, Parity, SwitchingCipher
 from recipes import functional, self_modification
 from tests.recipes.small import PARITY, SMALL, run
@@ -230,7 +231,8 @@ if __name__ == "__main__":
     from dataclasses import replace
     from pathlib import Path
     from tests.recipes.small import PARITY, run
-    from recipes._store import Store, complete
+    from nestlearn.bench.store import Store
+    from recipes._store import complete
     runs = [run(), run(problem=replace(PARITY, steps=10**7))]
     complete(runs, Store(Path({str(path)!r})), workers=1, on_done=lambda *_: print("done", flush=True))
 """

@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from recipes._store import Keyed, Record, Store
+from nestlearn.bench.store import Keyed, Record, Store
 
 R = TypeVar("R", bound=Keyed)
 Result = Callable[[], Record]

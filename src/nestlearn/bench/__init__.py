@@ -1,0 +1,1 @@
+"""The continual-learning benchmark: the same streams, measures and search for every method."""
