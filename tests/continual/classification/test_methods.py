@@ -18,6 +18,7 @@ from nestlearn.continual.classification import (
     DarkReplay,
     ElasticWeights,
     ExactHead,
+    Fresh,
     Levels,
     OnlineElasticWeights,
     Ordinary,
@@ -136,21 +137,94 @@ def test_the_fisher_matrix_of_an_undecided_network() -> None:
     torch.testing.assert_close(found["bias"], torch.full((2,), 0.25))
 
 
-def test_the_penalty_and_its_anchors() -> None:
-    kinds: tuple[tuple[Any, int], ...] = ((ElasticWeights, 2), (OnlineElasticWeights, 1))
-    for kind, anchors in kinds:
-        method = kind(network(), sgd(0.05), strength=3.0)
-        run_stream(method, stream())
-        assert len(method.anchors) == anchors
-        with torch.no_grad():
-            for parameter in method.network.parameters():
-                parameter.add_(0.1)
-        x, y = torch.randn(5, SIZE), torch.tensor([0, 1, 2, 3, 0])
-        expected = F.cross_entropy(method.network(x), y)
-        for importance, place in method.anchors:
-            for name, p in method.network.named_parameters():
-                expected = expected + 1.5 * (importance[name] * (p - place[name]).square()).sum()
-        torch.testing.assert_close(method.loss(x, y), expected)
+class Remembering(ElasticWeights):
+    """Keeps every task's importances and place, too."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.every: list[Any] = []
+
+    def fisher(self, data: Labelled) -> dict[str, Tensor]:
+        found = super().fisher(data)
+        self.every.append(({name: own.clone() for name, own in found.items()}, self.here()))
+        return found
+
+
+def slopes(loss: Tensor, method: Any) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(loss, list(method.network.parameters()))
+
+
+def test_one_anchor_draws_as_those_of_all_tasks() -> None:
+    method = Remembering(network(), sgd(0.05), strength=3.0)
+    tasks = split_by_class(blobs(), [(0,), (1,), (2, 3)])
+    run_stream(method, TaskStream(tasks, epochs=2))
+    assert len(method.every) == 3 and len(method.anchors) == 1
+    with torch.no_grad():
+        for parameter in method.network.parameters():
+            parameter.add_(0.1)
+    x, y = torch.randn(5, SIZE), torch.tensor([0, 1, 2, 3, 0])
+    expected = F.cross_entropy(method.network(x), y)
+    for importance, place in method.every:
+        for name, p in method.network.named_parameters():
+            expected = expected + 1.5 * (importance[name] * (p - place[name]).square()).sum()
+    for got, wanted in zip(slopes(method.loss(x, y), method), slopes(expected, method), strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+    assert float(method.loss(x, y).detach()) <= float(expected.detach())  # the difference is a constant
+
+
+def test_the_online_penalty_and_its_anchor() -> None:
+    method = OnlineElasticWeights(network(), sgd(0.05), strength=3.0)
+    run_stream(method, stream())
+    ((importance, place),) = method.anchors
+    for name, p in method.network.named_parameters():
+        assert torch.equal(place[name], p)  # at the last task, not at a mean
+    with torch.no_grad():
+        for parameter in method.network.parameters():
+            parameter.add_(0.1)
+    x, y = torch.randn(5, SIZE), torch.tensor([0, 1, 2, 3, 0])
+    expected = F.cross_entropy(method.network(x), y)
+    for name, p in method.network.named_parameters():
+        expected = expected + 1.5 * (importance[name] * (p - place[name]).square()).sum()
+    torch.testing.assert_close(method.loss(x, y), expected)
+
+
+# The task scenario ------------------------------------------------------------------------------------------
+
+
+def test_told_of_tasks_the_loss_is_among_a_labels_own_classes() -> None:
+    method = Ordinary(network())
+    method.tell([(0, 3), (1, 2)])
+    x, y = torch.randn(4, SIZE), torch.tensor([0, 1, 2, 3])
+    scores = method.network(x)
+    pairs = torch.tensor([[0, 3], [1, 2], [2, 1], [3, 0]])
+    own = scores.gather(1, pairs)
+    torch.testing.assert_close(method.loss(x, y), F.cross_entropy(own, torch.zeros(4, dtype=torch.long)))
+    method.among = None
+    assert not torch.allclose(method.loss(x, y), F.cross_entropy(own, torch.zeros(4, dtype=torch.long)))
+
+
+@pytest.mark.parametrize("name", ["ordinary", "ewc", "si", "lwf", "replay", "der++", "a-gem"])
+def test_told_of_tasks_the_scores_of_other_tasks_do_not_sink(name: str) -> None:
+    method = METHODS[name]()
+    method.tell([(0, 1), (2, 3)])
+    last = [module for module in method.network.modules() if isinstance(module, nn.Linear)][-1]
+    before = last.bias.detach()[2:].clone()
+    run_stream(method, TaskStream(stream().tasks[:1], epochs=3))
+    assert torch.equal(last.bias.detach()[2:], before) is (name != "der++")  # which keeps all scores
+
+
+def test_a_fresh_network_for_every_task() -> None:
+    made = []
+
+    def make() -> nn.Module:
+        made.append(network(len(made) + 1))
+        return made[-1]
+
+    method = Fresh(network(), adam(1e-2), make=make)
+    record = run_stream(method, stream(epochs=10))
+    assert len(made) == 1 and method.network is made[0]  # the last one is there to be tested
+    assert record.matrix[0][0] > 0.9 and record.matrix[1][1] > 0.9
+    assert record.matrix[1][0] < 0.6
 
 
 def test_online_importances_fade() -> None:

@@ -21,7 +21,24 @@ def test_evaluations_are_where_they_are_asked_for() -> None:
     plain = run_stream(Ordinary(network(), sgd(0.1)), own)
     assert plain.curve == plain.matrix == record.matrix
     assert plain.seconds > 0.0
-    assert set(plain.summary()) == {"accuracy", "learned", "forgetting", "backward", "minimum"}
+    names = {"accuracy", "learned", "forgetting", "backward", "forward", "minimum", "worst"}
+    assert set(plain.summary()) == names
+
+
+def test_operations_are_those_of_every_batch() -> None:
+    own = stream(batch_size=16, epochs=1)  # five batches of 16 a task
+    record = run_stream(Ordinary(network(), sgd(0.1)), own)
+    first, second = 2 * 16 * SIZE * 16, 2 * 16 * 16 * CLASSES  # of one product with each weight
+    # Forward, the gradients of both weights, and that of the hidden layer.
+    assert record.operations == 2 * 5 * (2 * first + 3 * second)
+
+
+def test_an_untrained_network_is_evaluated_first() -> None:
+    own, untrained = stream(), Ordinary(network(), sgd(0.1))
+    expected = accuracies(untrained, own.tasks, "class", "test")
+    record = run_stream(untrained, own)
+    assert record.start == expected
+    assert record.summary()["forward"] == pytest.approx(record.matrix[0][1] - expected[1])
 
 
 def test_accuracy_by_scenario() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar
 
 import torch
@@ -32,7 +32,8 @@ class Classifier(ABC):
     """A network, and the rule by which it learns from labelled batches.
 
     The loss is taken over all outputs, those of classes that have not come yet included: with one head for
-    all classes nobody says which ones are of the task at hand.
+    all classes nobody says which ones are of the task at hand. Where that is told (:meth:`tell`), it is taken
+    over the classes of an example's own task.
 
     Args:
         network: Maps inputs ``[B, ...]`` to scores ``[B, classes]``; it is trained in place.
@@ -50,6 +51,29 @@ class Classifier(ABC):
         self.network = network
         self.optimizer = (adam() if optimizer is None else optimizer)(network)
         self.tasks = 0
+        self.among: Tensor | None = None
+
+    def tell(self, groups: Sequence[Sequence[int]]) -> None:
+        """Say which classes belong to one task: the task scenario of van de Ven & Tolias 2019.
+
+        Args:
+            groups: The classes of each task, every class once.
+        """
+        count = 1 + max(c for group in groups for c in group)
+        self.among = torch.zeros(count, count, dtype=torch.bool)
+        for group in groups:
+            own = torch.tensor(list(group))
+            self.among[own[:, None], own] = True
+
+    def eligible(self, scores: Tensor, labels: Tensor) -> Tensor:
+        """Scores ``[B, classes]``, those of classes of other tasks than a label's at minus infinity."""
+        if self.among is None:
+            return scores
+        return scores.masked_fill(~self.among.to(scores.device)[labels], -torch.inf)
+
+    def entropy(self, scores: Tensor, labels: Tensor) -> Tensor:
+        """The cross-entropy of scores, a mean over examples."""
+        return F.cross_entropy(self.eligible(scores, labels), labels)
 
     def learn(self, inputs: Tensor, labels: Tensor) -> float:
         """One step.
@@ -113,7 +137,37 @@ class Ordinary(Classifier):
 
     def loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy."""
-        return F.cross_entropy(self.network(inputs), labels)
+        return self.entropy(self.network(inputs), labels)
+
+
+class Fresh(Ordinary):
+    """A new network for every task: what a task is worth to one that knows nothing, and has nothing to keep.
+
+    Args:
+        network: See :class:`Classifier`.
+        optimizer: Likewise.
+        make: Gives the further networks.
+    """
+
+    name = "fresh"
+
+    def __init__(
+        self, network: Network, optimizer: OptimizerMaker | None = None, *, make: Callable[[], Network]
+    ) -> None:
+        super().__init__(network, optimizer)
+        self.maker, self.make, self.over = adam() if optimizer is None else optimizer, make, False
+
+    def learn(self, inputs: Tensor, labels: Tensor) -> float:
+        """One step, of a new network if a task has ended before it."""
+        if self.over:
+            self.network = self.make()
+            self.optimizer, self.over = self.maker(self.network), False
+        return super().learn(inputs, labels)
+
+    def end_task(self, data: Labelled) -> None:
+        """The next step begins anew."""
+        super().end_task(data)
+        self.over = True
 
 
 def pieces(data: Labelled, size: int = 256) -> Iterator[Labelled]:

@@ -7,7 +7,6 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from nestlearn.continual.classification.base import Classifier, Network, OptimizerMaker, size_of
 from nestlearn.streams.tasks import Labelled
@@ -41,7 +40,7 @@ class WithoutForgetting(Classifier):
     def loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy and distillation."""
         scores = self.network(inputs)
-        loss = F.cross_entropy(scores, labels)
+        loss = self.entropy(scores, labels)
         if self.teacher is None:
             return loss
         with torch.no_grad():

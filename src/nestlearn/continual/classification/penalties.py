@@ -6,7 +6,6 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from nestlearn.continual.classification.base import Classifier, Network, OptimizerMaker, size_of
 from nestlearn.streams.tasks import Labelled
@@ -28,7 +27,7 @@ class _Drawn(Classifier):
 
     def loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy plus ``strength / 2 sum over anchors of F (W - W*)²``."""
-        loss = F.cross_entropy(self.network(inputs), labels)
+        loss = self.entropy(self.network(inputs), labels)
         for importance, place in self.anchors:
             for name, parameter in self.network.named_parameters():
                 loss = loss + 0.5 * self.strength * (importance[name] * (parameter - place[name]) ** 2).sum()
@@ -44,7 +43,7 @@ class _Drawn(Classifier):
 
 
 class ElasticWeights(_Drawn):
-    """Elastic weight consolidation (Kirkpatrick et al. 2017, arXiv 1612.00796): an anchor for every task.
+    """Elastic weight consolidation (Kirkpatrick et al. 2017, arXiv 1612.00796): every task draws back.
 
     Importance is the diagonal of the Fisher matrix, a mean over the task's examples of squared gradients of
     each example by itself, on labels that the network draws.
@@ -73,9 +72,20 @@ class ElasticWeights(_Drawn):
         self.generator = torch.Generator().manual_seed(seed)
 
     def end_task(self, data: Labelled) -> None:
-        """Anchor the network here."""
+        """Anchor the network here too.
+
+        ``F1 (W - W1)² + F2 (W - W2)²`` is ``(F1 + F2) (W - W12)²`` and a constant, with the mean of both
+        places weighted by importance: the anchors of all tasks need the memory and the time of one.
+        """
         super().end_task(data)
-        self.anchors.append((self.fisher(data), self.here()))
+        fresh, here = self.fisher(data), self.here()
+        for importance, place in self.anchors:
+            for name, own in fresh.items():
+                both = importance[name] + own
+                share = torch.where(both > 0.0, own / both.clamp_min(torch.finfo(both.dtype).tiny), 1.0)
+                here[name] = place[name].lerp(here[name], share)
+                fresh[name] = both
+        self.anchors = [(fresh, here)]
 
     def fisher(self, data: Labelled) -> Values:
         """The diagonal of the Fisher matrix on some of the examples."""
@@ -85,9 +95,10 @@ class ElasticWeights(_Drawn):
         chosen = torch.randperm(len(data), generator=self.generator)[:count]
         for i in chosen:
             scores = self.network(data.inputs[i : i + 1])
-            label = torch.multinomial(scores.detach().softmax(-1).cpu(), 1, generator=self.generator)
+            own = self.eligible(scores.detach(), data.classes[i : i + 1])
+            label = torch.multinomial(own.softmax(-1).cpu(), 1, generator=self.generator)
             self.network.zero_grad()
-            F.cross_entropy(scores, label.flatten().to(scores.device)).backward()
+            self.entropy(scores, label.flatten().to(scores.device)).backward()
             for name, parameter in self.network.named_parameters():
                 if parameter.grad is not None:
                     found[name] += parameter.grad.square() / count
@@ -156,7 +167,7 @@ class SynapticIntelligence(_Drawn):
         """One step; its gain is counted by the gradient of the task's own loss, without the penalty."""
         self.network.train()
         names, parameters = zip(*self.network.named_parameters(), strict=True)
-        own = F.cross_entropy(self.network(inputs), labels)
+        own = self.entropy(self.network(inputs), labels)
         self.slopes = dict(zip(names, torch.autograd.grad(own, parameters), strict=True))
         return super().learn(inputs, labels)
 

@@ -77,11 +77,11 @@ class Replay(Classifier):
 
     def loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy on both."""
-        loss = F.cross_entropy(self.network(inputs), labels)
+        loss = self.entropy(self.network(inputs), labels)
         if not len(self.store):
             return loss
         old, said = self.store.draw(len(labels))
-        return 0.5 * (loss + F.cross_entropy(self.network(old), said))
+        return 0.5 * (loss + self.entropy(self.network(old), said))
 
     def after_step(self, inputs: Tensor, labels: Tensor) -> None:
         """Offer the batch to the store."""
@@ -126,12 +126,12 @@ class DarkReplay(Replay):
         """Cross-entropy, the distance to stored scores, and cross-entropy of other stored examples."""
         scores = self.network(inputs)
         self.said = scores.detach()
-        loss = F.cross_entropy(scores, labels)
+        loss = self.entropy(scores, labels)
         if len(self.store):
             old, _, said = self.store.draw(len(labels))
             loss = loss + self.alpha * F.mse_loss(self.network(old), said)
             old, wanted, _ = self.store.draw(len(labels))
-            loss = loss + self.beta * F.cross_entropy(self.network(old), wanted)
+            loss = loss + self.beta * self.entropy(self.network(old), wanted)
         return loss
 
     def after_step(self, inputs: Tensor, labels: Tensor) -> None:
@@ -146,7 +146,7 @@ class AveragedGradientMemory(Replay):
 
     def loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy on the batch."""
-        return F.cross_entropy(self.network(inputs), labels)
+        return self.entropy(self.network(inputs), labels)
 
     def before_step(self, inputs: Tensor, labels: Tensor) -> None:
         """``g - (g · r) / (r · r) r`` where ``g · r`` is negative, r being the gradient on old examples."""
@@ -155,7 +155,7 @@ class AveragedGradientMemory(Replay):
         parameters = [p for p in self.network.parameters() if p.grad is not None]
         own = [p.grad.clone() for p in parameters if p.grad is not None]
         old, said = self.store.draw(len(labels))
-        reference = torch.autograd.grad(F.cross_entropy(self.network(old), said), parameters)
+        reference = torch.autograd.grad(self.entropy(self.network(old), said), parameters)
         along = torch.stack([(g * r).sum() for g, r in zip(own, reference, strict=True)]).sum()
         size = torch.stack([r.square().sum() for r in reference]).sum()
         share = (along / size.clamp_min(torch.finfo(size.dtype).tiny)).clamp_max(0.0)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from nestlearn.continual.accuracy import (
     average_accuracy,
     backward_transfer,
     chaudhry_forgetting,
+    forward_transfer,
     learning_accuracy,
     minimum_accuracy,
+    worst_case_accuracy,
 )
 from nestlearn.continual.classification.base import Classifier
 from nestlearn.streams.tasks import Labelled, Task, TaskStream
@@ -25,18 +29,23 @@ class Record:
     """What a run was.
 
     Attributes:
-        matrix: Accuracy on every task (columns) after each visit (rows).
+        start: Accuracy on every task before anything was learned.
+        matrix: The same after each visit (rows).
         curve: The same at every evaluation.
         ends: The evaluation at the end of each visit.
         stored_bytes: What the method kept at the end besides weights.
         seconds: CPU seconds of learning, without evaluations.
+        operations: Of the products of matrices in learning, a multiplication and an addition being two: those
+            of each visit's first batch, times its batches, and those at its end.
     """
 
+    start: list[float] = field(default_factory=list)
     matrix: list[list[float]] = field(default_factory=list)
     curve: list[list[float]] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
     stored_bytes: int = 0
     seconds: float = 0.0
+    operations: int = 0
 
     def summary(self) -> dict[str, float]:
         """The measures of a stream that visits every task once, in order."""
@@ -45,7 +54,9 @@ class Record:
             "learned": learning_accuracy(self.matrix),
             "forgetting": chaudhry_forgetting(self.matrix),
             "backward": backward_transfer(self.matrix),
+            "forward": forward_transfer(self.matrix, self.start),
             "minimum": minimum_accuracy(self.curve, self.ends),
+            "worst": worst_case_accuracy(self.curve, self.ends),
         }
 
 
@@ -65,14 +76,20 @@ def run_stream(
     """
     if every is not None and every < 1:
         raise ValueError(f"every must be at least 1, got {every}")
-    record = Record()
+    record = Record(start=accuracies(method, stream.tasks, stream.scenario, split))
+    batches = of_the_first = 0
     for count, batch in enumerate(stream, start=1):
         began = time.process_time()
-        method.learn(batch.inputs, batch.labels)
+        with _counted(batches == 0) as operations:
+            method.learn(batch.inputs, batch.labels)
+        batches, of_the_first = batches + 1, operations() if batches == 0 else of_the_first
         if batch.ends:
             task = stream.tasks[batch.task]
             own = task.splits["train"]
-            method.end_task(Labelled(own.inputs, task.labels(own.classes, stream.scenario)))
+            with _counted(True) as operations:
+                method.end_task(Labelled(own.inputs, task.labels(own.classes, stream.scenario)))
+            record.operations += batches * of_the_first + operations()
+            batches = 0
         record.seconds += time.process_time() - began
         if batch.ends or (every is not None and count % every == 0):
             record.curve.append(accuracies(method, stream.tasks, stream.scenario, split))
@@ -81,6 +98,16 @@ def run_stream(
             record.ends.append(len(record.curve) - 1)
     record.stored_bytes = method.stored_bytes()
     return record
+
+
+@contextmanager
+def _counted(wanted: bool) -> Iterator[Callable[[], int]]:
+    """Count operations within it, if they are wanted."""
+    if not wanted:
+        yield lambda: 0
+        return
+    with FlopCounterMode(display=False) as counter:
+        yield counter.get_total_flops
 
 
 def accuracies(method: Classifier, tasks: Sequence[Task], scenario: str, split: str) -> list[float]:
