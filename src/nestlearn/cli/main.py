@@ -21,6 +21,12 @@ app = typer.Typer(
 )
 
 
+bench = typer.Typer(
+    help="The benchmark: the same streams and measures for every method.", no_args_is_help=True
+)
+app.add_typer(bench, name="bench")
+
+
 @app.callback()
 def main() -> None:
     """Models that keep learning, and keep what they knew."""
@@ -188,6 +194,43 @@ def compare(
         model=model, text=text, old=old, methods=[m.strip() for m in methods.split(",") if m.strip()],
         context=context, batch_size=batch_size, result=result,
     )  # fmt: skip
+
+
+@bench.command()
+def continual(
+    stream: Annotated[
+        str | None, typer.Option(help="Streams, with semicolons. [default: all; --list names them]")
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(help="Methods, with semicolons. [default: all; --list names them]")
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(help="At most so many seeds. [default: the stream's own number]", min=1)
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(help="Processes of one thread each; 0 for none but this one.", min=0)
+    ] = 2,
+    result: Annotated[Path, typer.Option(help="Where every finished cell is kept.", dir_okay=False)] = Path(
+        "results/continual.json"
+    ),
+    page: Annotated[
+        Path, typer.Option(help="Markdown page to write, with pictures beside it.", dir_okay=False)
+    ] = Path("docs/benchmark.md"),
+    show: Annotated[bool, typer.Option("--list", help="Name the streams and methods, and end.")] = False,
+) -> None:
+    """Learn streams of tasks by every method, and show what each kept.
+
+    Does what the result file does not have yet: first the search for each method's settings, on validation
+    examples of the first two tasks, then the whole streams, seed by seed. Prints a table, and writes a page.
+
+    Ctrl-C is safe: finished cells are kept, and the same command goes on.
+    """
+    from nestlearn.cli.bench import run_continual, show_names  # noqa: PLC0415  (--help without torch)
+
+    if show:
+        show_names()
+        return
+    run_continual(stream=stream, method=method, seeds=seeds, workers=workers, result=result, page=page)
 
 
 def run() -> None:

@@ -1,0 +1,248 @@
+"""The methods of the benchmark: how each is made for a stream, and what is searched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from nestlearn.bench.streams import BenchStream, width
+from nestlearn.continual.classification import (
+    AveragedGradientMemory,
+    AveragedWeights,
+    Classifier,
+    ClassMeans,
+    ContinualBackprop,
+    DarkReplay,
+    ElasticWeights,
+    ExactHead,
+    Fresh,
+    GradientProjection,
+    Levels,
+    OnlineElasticWeights,
+    Ordinary,
+    OrthogonalWeights,
+    Replay,
+    SynapticIntelligence,
+    WithoutForgetting,
+    adam,
+    random_features,
+    sgd,
+)
+from nestlearn.levels import Level
+from nestlearn.streams.tasks import Task
+
+Settings = Mapping[str, float]
+JOINT, FRESH = "joint", "fresh"
+#: Random features of the exact head and of class means.
+FEATURES = 4000
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a method is made for.
+
+    Attributes:
+        stream: The stream.
+        tasks: Its tasks, those of the search being two.
+        seed: Of weights, stores and draws.
+    """
+
+    stream: BenchStream
+    tasks: Sequence[Task]
+    seed: int
+
+    def network(self) -> nn.Sequential:
+        """A new network."""
+        return self.stream.network(self.tasks, self.seed)
+
+    @property
+    def outputs(self) -> int:
+        """Of the network."""
+        return self.stream.stream(self.tasks, 0).outputs
+
+    @property
+    def task_bytes(self) -> int:
+        """Bytes of the training examples of one task: a store has a share of them times the tasks."""
+        own = self.tasks[0].splits["train"].inputs
+        return own.numel() * own.element_size()
+
+    def features(self, gain: float) -> tuple[nn.Module, int]:
+        """Random features, and how many."""
+        return random_features(width(self.tasks), FEATURES, gain=gain, seed=self.seed), FEATURES
+
+
+Maker = Callable[[Setup, Settings], Classifier]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method of the benchmark.
+
+    Attributes:
+        name: In tables and on the command line.
+        make: Makes it.
+        space: The values that are searched, by setting.
+        objective: What the search maximises: ``"accuracy"`` after both tasks, or ``"learned"``.
+        ours: Whether it is this project's.
+        stores: Whether it keeps examples.
+        told: Whether it is told when a task ends.
+        passes: Over each task's examples; None for the stream's. What is solved exactly gains nothing by a
+            second one.
+        left_out: Why it is not on a stream, by the stream's name.
+    """
+
+    name: str
+    make: Maker
+    space: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    objective: str = "accuracy"
+    ours: bool = False
+    stores: bool = False
+    told: bool = False
+    passes: int | None = None
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+
+RATES = (1e-4, 3e-4, 1e-3, 3e-3)
+DESCENT = (0.01, 0.03, 0.1, 0.3)
+
+
+def _levels(setup: Setup, settings: Settings, *, announced: bool, protect: bool = True) -> Classifier:
+    """One level of gradient descent on everything, its updates kept out of what came before."""
+    period = setup.stream.batch_size
+    level = Level(
+        "all",
+        period,
+        lr=settings["lr"],
+        optimizer="sgd",
+        betas=(0.0, 0.9),
+        max_grad_norm=None,
+        consolidate=protect,
+        strength=settings.get("strength", 1.0),
+        output_strength=settings.get("output_strength", 1e9),
+        refresh=period,
+        horizon=10_000 * period,
+    )
+    return Levels(setup.network(), [level], announced=announced)
+
+
+def _replay(share: float) -> Maker:
+    """A store of a share of the bytes of all training examples."""
+
+    def make(setup: Setup, settings: Settings) -> Classifier:
+        size = int(share * setup.task_bytes * len(setup.tasks))
+        return Replay(setup.network(), adam(settings["lr"]), store_bytes=size, seed=setup.seed)
+
+    return make
+
+
+def _five_percent(setup: Setup) -> dict[str, int]:
+    return {"store_bytes": int(0.05 * setup.task_bytes * len(setup.tasks)), "seed": setup.seed}
+
+
+ENTRIES: Mapping[str, Entry] = {
+    entry.name: entry
+    for entry in (
+        Entry("ordinary", lambda s, o: Ordinary(s.network(), adam(o["lr"])), {"lr": RATES}),
+        Entry(JOINT, lambda s, o: Ordinary(s.network(), adam(o["lr"])), {"lr": RATES}),
+        Entry(
+            "exact head",
+            lambda s, o: ExactHead(*s.features(o["gain"]), s.outputs, ridge=o["ridge"]),
+            {"gain": (0.5, 1.0, 2.0, 4.0), "ridge": (1e-3, 1e-2, 1e-1)},
+            ours=True,
+            passes=1,
+        ),
+        Entry(
+            "levels",
+            lambda s, o: _levels(s, o, announced=True),
+            {"lr": DESCENT, "strength": (0.01, 0.03, 0.1, 0.3)},
+            ours=True,
+            told=True,
+        ),
+        Entry(
+            "ewc",
+            lambda s, o: ElasticWeights(s.network(), adam(o["lr"]), strength=o["strength"], seed=s.seed),
+            {"lr": RATES, "strength": (1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7)},
+            told=True,
+        ),
+        Entry("replay, 5 %", _replay(0.05), {"lr": RATES}, stores=True),
+        Entry(
+            "owm",
+            lambda s, o: OrthogonalWeights(s.network(), sgd(o["lr"]), alpha=o["alpha"], seed=s.seed),
+            {"lr": (0.05, 0.1, 0.2), "alpha": (3.0, 10.0, 30.0, 100.0)},
+            told=True,
+        ),
+        Entry(
+            "levels, not told",
+            lambda s, o: _levels(s, o, announced=False),
+            {"lr": DESCENT, "strength": (0.01, 0.03, 0.1, 0.3)},
+            ours=True,
+        ),
+        Entry(
+            "levels, nothing protected",
+            lambda s, o: _levels(s, o, announced=False, protect=False),
+            {"lr": DESCENT},
+            ours=True,
+        ),
+        Entry(
+            "gpm",
+            lambda s, o: GradientProjection(s.network(), sgd(o["lr"]), threshold=o["threshold"], seed=s.seed),
+            {"lr": (0.05, 0.1, 0.2), "threshold": (0.9, 0.95, 0.97, 0.99)},
+            told=True,
+        ),
+        Entry(
+            "online ewc",
+            lambda s, o: OnlineElasticWeights(
+                s.network(), adam(o["lr"]), strength=o["strength"], seed=s.seed
+            ),
+            {"lr": RATES, "strength": (1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7)},
+            told=True,
+        ),
+        Entry(
+            "si",
+            lambda s, o: SynapticIntelligence(s.network(), adam(o["lr"]), strength=o["strength"]),
+            {"lr": RATES, "strength": (0.1, 1.0, 10.0, 100.0, 1000.0)},
+            told=True,
+        ),
+        Entry("lwf", lambda s, o: WithoutForgetting(s.network(), adam(o["lr"])), {"lr": RATES}, told=True),
+        Entry("replay, 1 %", _replay(0.01), {"lr": RATES}, stores=True),
+        Entry("replay, 20 %", _replay(0.2), {"lr": RATES}, stores=True),
+        Entry(
+            "der++, 5 %",
+            lambda s, o: DarkReplay(s.network(), adam(o["lr"]), alpha=o["alpha"], **_five_percent(s)),
+            {"lr": RATES, "alpha": (0.1, 0.5, 1.0)},
+            stores=True,
+        ),
+        Entry(
+            "a-gem, 5 %",
+            lambda s, o: AveragedGradientMemory(s.network(), adam(o["lr"]), **_five_percent(s)),
+            {"lr": RATES},
+            stores=True,
+        ),
+        Entry(
+            "class means",
+            lambda s, o: ClassMeans(*s.features(o["gain"]), s.outputs),
+            {"gain": (0.5, 1.0, 2.0, 4.0)},
+            passes=1,
+        ),
+        Entry(
+            "weight averaging",
+            lambda s, o: AveragedWeights(s.network(), adam(o["lr"])),
+            {"lr": RATES},
+            told=True,
+        ),
+        Entry(
+            "continual backprop",
+            lambda s, o: ContinualBackprop(s.network(), adam(o["lr"]), rate=o["rate"], seed=s.seed),
+            {"lr": RATES, "rate": (1e-5, 1e-4, 1e-3)},
+        ),
+        Entry(
+            FRESH,
+            lambda s, o: Fresh(s.network(), adam(o["lr"]), make=s.network),
+            {"lr": RATES},
+            objective="learned",
+            told=True,
+        ),
+    )
+}

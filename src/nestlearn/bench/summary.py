@@ -1,0 +1,135 @@
+"""What the finished cells say: means and confidence intervals by stream and method."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+
+from nestlearn.bench.cells import Search
+from nestlearn.bench.methods import ENTRIES, JOINT
+from nestlearn.bench.plan import Plan
+from nestlearn.bench.store import Record
+from nestlearn.bench.streams import STREAMS
+from nestlearn.continual.accuracy import over_joint
+
+#: 0.975 quantiles of Student's t for 1 to 9 degrees of freedom.
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+MEASURES = ("accuracy", "learned", "forgetting", "backward", "forward", "minimum", "worst")
+COSTS = ("stored_bytes", "operations", "seconds")
+PLASTICITY = ("dead", "rank", "weight")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A mean over seeds.
+
+    Attributes:
+        mean: Of the seeds.
+        half: Half of its 95 % confidence interval (Student's t); None for one seed.
+    """
+
+    mean: float
+    half: float | None
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f}" + ("" if self.half is None else f" ± {self.half:.3f}")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method on a stream.
+
+    Attributes:
+        method: Name.
+        seeds: How many.
+        settings: That were found.
+        figures: Measures, costs and plasticity by name, and ``over_joint``.
+    """
+
+    method: str
+    seeds: int
+    settings: Mapping[str, float]
+    figures: Mapping[str, Figure]
+
+
+@dataclass(frozen=True)
+class Searched:
+    """What a search did.
+
+    Attributes:
+        method: Name.
+        space: The values of every setting.
+        trials: How many were tried.
+        seconds: CPU seconds.
+        best: What was found.
+    """
+
+    method: str
+    space: Mapping[str, Sequence[float]]
+    trials: int
+    seconds: float
+    best: Mapping[str, float]
+
+
+def figure(values: Sequence[float]) -> Figure:
+    """Mean and half a confidence interval.
+
+    Raises:
+        ValueError: For no value, or more than ten.
+    """
+    if not 1 <= len(values) <= len(STUDENT) + 1:
+        raise ValueError(f"there must be 1 to {len(STUDENT) + 1} values, got {len(values)}")
+    if len(values) == 1:
+        return Figure(values[0], None)
+    return Figure(mean(values), STUDENT[len(values) - 2] * stdev(values) / math.sqrt(len(values)))
+
+
+def rows(stream: str, records: Mapping[str, Record]) -> list[Row]:
+    """The rows of a stream, of methods with at least one finished cell."""
+    plan = Plan([stream], list(ENTRIES))
+    finished = {}
+    for _, method in plan.pairs():
+        cells = [cell for cell in plan.cells(Search(stream, method), records) if cell.key in records]
+        if cells:
+            finished[method] = cells
+    joint = [records[cell.key]["accuracy"] for cell in finished.get(JOINT, [])]
+    found = []
+    for method, cells in finished.items():
+        own = [records[cell.key] for cell in cells]
+        figures = {
+            name: figure([record[name] for record in own])
+            for name in (*MEASURES, *COSTS)
+            if all(name in record for record in own)
+        }
+        figures |= {
+            name: figure([record["plasticity"][name] for record in own])
+            for name in PLASTICITY
+            if all(name in record.get("plasticity", {}) for record in own)
+        }
+        if joint:
+            figures["over_joint"] = figure([over_joint(record["accuracy"], mean(joint)) for record in own])
+        found.append(Row(method, len(cells), cells[0].settings, figures))
+    return found
+
+
+def searches(stream: str, records: Mapping[str, Record]) -> list[Searched]:
+    """What was searched on a stream."""
+    found = []
+    for _, method in Plan([stream], list(ENTRIES)).pairs():
+        record = records.get(Search(stream, method).key)
+        if record is not None:
+            space = ENTRIES[method].space
+            found.append(Searched(method, space, len(record["trials"]), record["seconds"], record["best"]))
+    return found
+
+
+def left_out(stream: str) -> dict[str, str]:
+    """Why methods are not on a stream."""
+    return {name: entry.left_out[stream] for name, entry in ENTRIES.items() if stream in entry.left_out}
+
+
+def streams(records: Mapping[str, Record]) -> list[str]:
+    """Streams with finished cells."""
+    return [name for name in STREAMS if rows(name, records)]

@@ -1,0 +1,79 @@
+"""What ``nestlearn bench`` does."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from nestlearn.bench.cells import Cell, Search, execute
+from nestlearn.bench.methods import ENTRIES
+from nestlearn.bench.page import write_page
+from nestlearn.bench.plan import Plan
+from nestlearn.bench.store import Record, Store
+from nestlearn.bench.streams import STREAMS
+from nestlearn.bench.summary import Row, rows, streams
+from nestlearn.bench.work import chosen, watched
+
+
+def run_continual(
+    *,
+    stream: str | None,
+    method: str | None,
+    seeds: int | None,
+    workers: int,
+    result: Path,
+    page: Path,
+) -> None:
+    """See ``nestlearn bench continual --help``.
+
+    Raises:
+        ValueError: An unknown name, or a result file of another kind.
+    """
+    console = Console()
+    plan = Plan(chosen(stream, STREAMS, "stream"), chosen(method, ENTRIES, "method"), seeds)
+    results = Store(result)
+    try:
+        failures = watched(plan, results, execute, _described, workers=workers, console=console)
+    except KeyboardInterrupt:
+        print(f"stopped; {result} keeps what is finished, and the same command goes on", file=sys.stderr)
+        raise typer.Exit(130) from None
+    for name in streams(results.records):
+        if name in plan.streams:
+            console.print(_table(name, rows(name, results.records), plan.methods))
+    write_page(results.records, page)
+    for name, failure in failures.items():
+        print(f"{name}: {failure}", file=sys.stderr)
+    if failures:
+        raise typer.Exit(1)
+
+
+def show_names() -> None:
+    """Print the streams and the methods."""
+    print("streams:", *(f"  {stream.name}: {stream.title}" for stream in STREAMS.values()), sep="\n")
+    print("methods:", *(f"  {name}" for name in ENTRIES), sep="\n")
+
+
+def _described(work: Search | Cell, record: Record) -> str:
+    if isinstance(work, Search):
+        return f"{work}: {', '.join(f'{name} {value:g}' for name, value in record['best'].items())}"
+    return f"{work}: {record['accuracy']:.3f}"
+
+
+def _table(name: str, own: Sequence[Row], methods: Sequence[str]) -> Table:
+    """A stream's main figures, the best first."""
+    table = Table(title=STREAMS[name].title, title_justify="left")
+    columns = {"accuracy": "accuracy", "over_joint": "of joint", "learned": "learned",
+               "forgetting": "forgotten", "minimum": "minimum"}  # fmt: skip
+    for head in ("method", "seeds", *columns.values(), "stored"):
+        table.add_column(head, justify="left" if head == "method" else "right")
+    for row in sorted(own, key=lambda row: -row.figures["accuracy"].mean):
+        if row.method in methods:
+            entries = [str(row.figures.get(column, "")) for column in columns]
+            stored = f"{row.figures['stored_bytes'].mean / 1e6:.2f} MB"
+            table.add_row(row.method, str(row.seeds), *entries, stored)
+    return table

@@ -1,0 +1,164 @@
+"""The plan, the summary, the page and the command."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from nestlearn.bench import cells
+from nestlearn.bench.cells import Cell, Search, execute
+from nestlearn.bench.figure import write_figure
+from nestlearn.bench.page import write_page
+from nestlearn.bench.plan import Plan
+from nestlearn.bench.store import Store
+from nestlearn.bench.streams import BenchStream
+from nestlearn.bench.summary import figure, left_out, rows
+from nestlearn.cli.main import app
+from tests.bench.made import stream
+
+__all__ = ["stream"]
+METHODS = ["ordinary", "joint", "exact head"]
+
+
+@pytest.fixture
+def records(stream: BenchStream) -> dict[str, dict]:
+    done: dict[str, dict] = {}
+    plan = Plan([stream.name], METHODS)
+    while missing := plan.wanted(done):
+        done[missing[0].key] = execute(missing[0])
+    return done
+
+
+def test_searches_come_first_then_seed_by_seed(stream: BenchStream) -> None:
+    plan = Plan([stream.name], METHODS)
+    assert [str(work) for work in plan.wanted({})] == [f"small, {name}: search" for name in METHODS]
+    found = {Search(stream.name, name).key: {"best": {"lr": 0.1}} for name in METHODS}
+    wanted = plan.wanted(found)
+    assert [(work.method, getattr(work, "seed", None)) for work in wanted] == [
+        (name, seed) for seed in (0, 1) for name in METHODS
+    ]
+    assert all(isinstance(work, Cell) and work.settings == {"lr": 0.1} for work in wanted)
+    done = {wanted[0].key: {}, **found}
+    assert [work.key for work in plan.wanted(done)] == [work.key for work in wanted[1:]]
+    assert len(Plan([stream.name], METHODS, seeds=1).wanted(found)) == 3
+
+
+def test_means_and_intervals() -> None:
+    """Student's t with two degrees of freedom, by hand."""
+    own = figure([1.0, 2.0, 3.0])
+    assert own.mean == 2.0
+    assert own.half == pytest.approx(4.303 * 1.0 / math.sqrt(3))
+    assert str(own) == "2.000 ± 2.484" and str(figure([0.5])) == "0.500"
+    for values in ([], [0.0] * 11):
+        with pytest.raises(ValueError, match="1 to 10 values"):
+            figure(values)
+
+
+def test_rows_are_means_over_seeds(stream: BenchStream, records: dict[str, dict]) -> None:
+    found = {row.method: row for row in rows(stream.name, records)}
+    assert list(found) == METHODS
+    own = [
+        records[Cell(stream.name, "ordinary", seed, found["ordinary"].settings).key]["accuracy"]
+        for seed in (0, 1)
+    ]
+    row = found["ordinary"]
+    assert row.seeds == 2 and row.figures["accuracy"].mean == pytest.approx(sum(own) / 2)
+    joint = found["joint"].figures["accuracy"].mean
+    assert row.figures["over_joint"].mean == pytest.approx(sum(own) / 2 / joint)
+    assert "plasticity" not in found["exact head"].figures
+    assert "dead" in row.figures and "dead" not in found["exact head"].figures
+
+
+def test_the_page(stream: BenchStream, records: dict[str, dict], tmp_path: Path) -> None:
+    page = tmp_path / "docs" / "page.md"
+    page.parent.mkdir()
+    write_page(records, page)
+    text = page.read_text(encoding="utf-8")
+    assert "## Clouds" in text and "| **exact head** | 2 |" in text
+    assert (tmp_path / "docs" / "images" / "bench-small.svg").is_file()
+    accuracies = [float(found) for found in re.findall(r"^\| \S.* \| 2 \| (0\.\d{3})", text, re.MULTILINE)]
+    assert accuracies == sorted(accuracies, reverse=True) and len(accuracies) == 3
+    assert "lr of 0.0001, 0.0003, 0.001, 0.003; 3 trials" in text
+    before = page.read_bytes()
+    write_page(records, page)
+    assert page.read_bytes() == before
+
+
+def test_the_picture_does_not_change_by_itself(
+    stream: BenchStream, records: dict[str, dict], tmp_path: Path
+) -> None:
+    for name in ("a.svg", "b.svg"):
+        write_figure(rows(stream.name, records), stream.title, tmp_path / name)
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+
+
+def test_nothing_is_left_out_without_a_reason(stream: BenchStream) -> None:
+    assert left_out(stream.name) == {}
+
+
+def invoke(*args: str, folder: Path) -> tuple[int, str]:
+    out = CliRunner().invoke(
+        app,
+        ["bench", "continual", *args, "--workers", "0", "--result", str(folder / "r.json"),
+         "--page", str(folder / "p.md")],
+    )  # fmt: skip
+    if out.exception is not None and not isinstance(out.exception, SystemExit):
+        raise out.exception
+    return out.exit_code, out.output
+
+
+def test_the_command_does_what_is_missing(
+    stream: BenchStream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = ("--stream", "small", "--method", "ordinary; joint", "--seeds", "1")
+    code, text = invoke(*args, folder=tmp_path)
+    assert code == 0 and "Clouds" in text and "ordinary" in text
+    held = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
+    assert len(held["runs"]) == 4  # two searches, two cells
+    assert (tmp_path / "p.md").is_file()
+
+    def never(work: object) -> None:
+        raise AssertionError(work)
+
+    monkeypatch.setattr("nestlearn.cli.bench.execute", never)
+    assert invoke(*args, folder=tmp_path)[0] == 0
+    assert len(Store(tmp_path / "r.json").records) == 4
+
+
+def test_the_command_refuses_unknown_names(stream: BenchStream, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no stream 'smol': there are small"):
+        invoke("--stream", "smol", folder=tmp_path)
+    with pytest.raises(ValueError, match="no method 'ours'"):
+        invoke("--method", "ours", folder=tmp_path)
+    assert not (tmp_path / "r.json").exists()
+
+
+def test_a_failed_cell_is_named_and_the_others_done(
+    stream: BenchStream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(work: Search | Cell) -> dict:
+        if work.method == "ordinary":
+            raise RuntimeError("no luck")
+        return execute(work)
+
+    monkeypatch.setattr("nestlearn.cli.bench.execute", failing)
+    code, text = invoke("--stream", "small", "--method", "ordinary;joint", "--seeds", "1", folder=tmp_path)
+    assert code == 1
+    assert "small, ordinary: search: RuntimeError: no luck" in text
+    assert len(Store(tmp_path / "r.json").records) == 2
+
+
+def test_names_are_listed(stream: BenchStream, tmp_path: Path) -> None:
+    code, text = invoke("--list", folder=tmp_path)
+    assert code == 0 and "small: Clouds" in text and "  ordinary\n" in text
+
+
+def test_without_optuna_the_extra_is_named(stream: BenchStream, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "optuna", None)
+    with pytest.raises(ModuleNotFoundError, match=r"nestlearn\[bench\]"):
+        cells.search(Search(stream.name, "ordinary"))
