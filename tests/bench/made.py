@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from nestlearn.bench import cells, methods, plan, streams, summary
-from nestlearn.bench.streams import BenchStream
+from nestlearn.bench import cells, page, plan, summary
+from nestlearn.bench.classification import methods
+from nestlearn.bench.classification.stream import ClassificationStream
+from nestlearn.cli import bench
 from nestlearn.streams.tasks import Labelled, Splits, Task, split_by_class
 
 SIZE, CLASSES = 8, 6
@@ -30,25 +32,21 @@ def thirds(data: Splits, seed: int) -> list[Task]:
     return split_by_class(data, [(0, 1), (2, 3), (4, 5)])
 
 
-def small(name: str = "small", **changes: Any) -> BenchStream:
+def small(name: str = "small", **changes: Any) -> ClassificationStream:
     settings: dict[str, Any] = {
-        "title": "Clouds", "data": "clouds", "cut": thirds, "scenario": "class", "batch_size": 16,
-        "epochs": 16, "every": 8, "hidden": (16, 16), "seeds": 2,
+        "title": "Clouds", "data": "clouds", "load": lambda data: clouds(), "cut": thirds,
+        "table": methods.METHODS, "scenario": "class", "batch_size": 16, "epochs": 16, "every": 8,
+        "hidden": (16, 16), "seeds": 2, "trials": 3,
     }  # fmt: skip
-    return BenchStream(name, **{**settings, **changes})
+    return ClassificationStream(name, **{**settings, **changes})
 
 
 @pytest.fixture
-def stream(monkeypatch: pytest.MonkeyPatch) -> BenchStream:
+def stream(monkeypatch: pytest.MonkeyPatch) -> ClassificationStream:
     """``small`` is the benchmark's only stream, its features are few, and the search is short."""
     own = small()
     table = {own.name: own}
-    for module in (cells, plan, streams, summary):
-        if hasattr(module, "STREAMS"):
-            monkeypatch.setattr(module, "STREAMS", table)
-    monkeypatch.setattr("nestlearn.bench.page.STREAMS", table)
-    monkeypatch.setattr("nestlearn.cli.bench.STREAMS", table)
-    monkeypatch.setattr(streams, "examples", lambda data: clouds())
+    for module in (cells, plan, summary, page, bench):
+        monkeypatch.setattr(module, "STREAMS", table)
     monkeypatch.setattr(methods, "FEATURES", 64)
-    monkeypatch.setattr(cells, "TRIALS", 3)
     return own

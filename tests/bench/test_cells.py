@@ -10,18 +10,21 @@ import pytest
 import torch
 
 from nestlearn.bench import cells
-from nestlearn.bench.cells import SEARCH_SEED, Cell, Search, execute, learn
-from nestlearn.bench.methods import ENTRIES, FRESH, JOINT, Setup
-from nestlearn.bench.streams import STREAMS, BenchStream, together, width
+from nestlearn.bench.base import FRESH, JOINT
+from nestlearn.bench.cells import SEARCH_SEED, Cell, Search, execute
+from nestlearn.bench.classification import stream as module
+from nestlearn.bench.classification.methods import METHODS
+from nestlearn.bench.classification.stream import ClassificationStream, Setup, learn, together, width
+from nestlearn.bench.streams import STREAMS
 from nestlearn.streams.tasks import SCENARIOS
 from tests.bench.made import CLASSES, SIZE, clouds, small, stream, thirds
 
 __all__ = ["stream"]
-FIRST = {name: {key: values[-1] for key, values in entry.space.items()} for name, entry in ENTRIES.items()}
+FIRST = {name: {key: values[-1] for key, values in entry.space.items()} for name, entry in METHODS.items()}
 
 
-@pytest.mark.parametrize("method", ENTRIES)
-def test_every_method_fills_a_cell_that_repeats(method: str, stream: BenchStream) -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_fills_a_cell_that_repeats(method: str, stream: ClassificationStream) -> None:
     own = Cell(stream.name, method, 0, FIRST[method])
     first, again = execute(own), execute(own)
     assert 0.0 < first["accuracy"] <= 1.0
@@ -33,7 +36,7 @@ def test_every_method_fills_a_cell_that_repeats(method: str, stream: BenchStream
 
 
 def test_the_search_sees_validation_examples_of_two_tasks(
-    stream: BenchStream, monkeypatch: pytest.MonkeyPatch
+    stream: ClassificationStream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[int, int, str]] = []
 
@@ -42,7 +45,7 @@ def test_the_search_sees_validation_examples_of_two_tasks(
         seen.append((len(tasks), seed, split))
         return learn(*args, **settings)
 
-    monkeypatch.setattr(cells, "learn", watched)
+    monkeypatch.setattr(module, "learn", watched)
     record = execute(Search(stream.name, "levels"))
     assert set(seen) == {(2, SEARCH_SEED, "validation")}
     assert len(seen) == len(record["trials"]) == 3
@@ -50,29 +53,34 @@ def test_the_search_sees_validation_examples_of_two_tasks(
     assert record["best"] in [t["settings"] for t in record["trials"] if t["accuracy"] == best["accuracy"]]
 
 
-def test_a_small_space_is_searched_whole(stream: BenchStream, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cells, "TRIALS", 12)
-    record = execute(Search(stream.name, "ordinary"))
+def test_a_small_space_is_searched_whole(
+    stream: ClassificationStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cells, "STREAMS", {"small": small(trials=12)})
+    record = execute(Search("small", "ordinary"))
     tried = [trial["settings"]["lr"] for trial in record["trials"]]
-    assert sorted(tried) == sorted(ENTRIES["ordinary"].space["lr"])
+    assert sorted(tried) == sorted(METHODS["ordinary"].space["lr"])
 
 
-def test_a_search_repeats(stream: BenchStream) -> None:
+def test_a_search_repeats(stream: ClassificationStream) -> None:
     first, again = (execute(Search(stream.name, "exact head")) for _ in range(2))
     assert (first["best"], first["trials"]) == (again["best"], again["trials"])
 
 
-def test_what_diverges_is_the_worst(stream: BenchStream, monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = ENTRIES["ordinary"]
+def test_what_diverges_is_the_worst(stream: ClassificationStream, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = METHODS["ordinary"]
     space = {"lr": (1e-3, 1e25)}
-    monkeypatch.setitem(cells.ENTRIES, "ordinary", replace(entry, space=space))  # type: ignore[arg-type]
+    table = {**METHODS, "ordinary": replace(entry, space=space)}
+    monkeypatch.setattr(cells, "STREAMS", {"small": small(table=table)})
     record = execute(Search(stream.name, "ordinary"))
     failed = [trial for trial in record["trials"] if "failed" in trial]
     assert [trial["settings"]["lr"] for trial in failed] == [1e25]
     assert failed[0]["accuracy"] == 0.0 and record["best"] == {"lr": 1e-3}
 
 
-def test_keys_tell_apart_what_decides_a_result(stream: BenchStream, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_tell_apart_what_decides_a_result(
+    stream: ClassificationStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
     keys = {
         Cell(stream.name, "ordinary", 0, {"lr": 0.1}).key,
         Cell(stream.name, "ordinary", 1, {"lr": 0.1}).key,
@@ -90,7 +98,7 @@ def test_keys_tell_apart_what_decides_a_result(stream: BenchStream, monkeypatch:
     assert Search(stream.name, "ordinary").key in keys  # what it is called decides nothing
 
 
-def test_networks_of_a_seed_are_the_same_and_leave_the_generator_alone(stream: BenchStream) -> None:
+def test_networks_of_a_seed_are_the_same_and_leave_the_generator_alone(stream: ClassificationStream) -> None:
     tasks = stream.tasks(0)
     before = torch.random.get_rng_state()
     first, again, other = (stream.network(tasks, seed) for seed in (3, 3, 4))
@@ -110,24 +118,24 @@ def test_all_tasks_together_have_the_labels_of_the_scenario(scenario: str) -> No
     assert len(whole) == sum(len(task.splits["train"]) for task in tasks)
 
 
-def test_joint_training_is_tested_task_by_task(stream: BenchStream) -> None:
+def test_joint_training_is_tested_task_by_task(stream: ClassificationStream) -> None:
     record = execute(Cell(stream.name, JOINT, 0, {"lr": 3e-3}))
     assert len(record["matrix"]) == 1 and len(record["matrix"][0]) == 3
     assert record["accuracy"] > 0.8
     assert "forgetting" not in record
 
 
-def test_stores_have_a_share_of_the_bytes(stream: BenchStream) -> None:
+def test_stores_have_a_share_of_the_bytes(stream: ClassificationStream) -> None:
     tasks = stream.tasks(0)
     total = sum(task.splits["train"].inputs.numel() * 4 for task in tasks)
     for method, share in (("replay, 5 %", 0.05), ("replay, 20 %", 0.2), ("der++, 5 %", 0.05)):
-        made = ENTRIES[method].make(Setup(stream, tasks, 0), FIRST[method])
+        made = METHODS[method].make(Setup(stream, tasks, 0), FIRST[method])
         assert made.store.size == int(share * total)  # type: ignore[attr-defined]
 
 
 def test_in_the_task_scenario_methods_are_told_of_tasks() -> None:
     own = small(scenario="task")
-    method, _ = learn(own, ENTRIES["ordinary"], thirds(clouds(), 0), {"lr": 3e-3}, 0, "test")
+    method, _ = learn(own, METHODS["ordinary"], thirds(clouds(), 0), {"lr": 3e-3}, 0, "test")
     assert method.among is not None
     assert method.among.sum(1).tolist() == [2] * CLASSES
 
@@ -135,9 +143,8 @@ def test_in_the_task_scenario_methods_are_told_of_tasks() -> None:
 def test_the_streams_of_the_benchmark() -> None:
     for name, own in STREAMS.items():
         assert own.name == name
-        assert set(own.published) <= set(ENTRIES)
+        assert set(own.published) <= set(METHODS)
         assert own.scenario in SCENARIOS
+        assert JOINT in own.entries and not set(own.left_out) - set(own.table)
     assert len({json.dumps(own.settings) for own in STREAMS.values()}) == len(STREAMS)
-    for entry in ENTRIES.values():
-        assert set(entry.left_out) <= set(STREAMS)
-    assert {JOINT, FRESH} <= set(ENTRIES)
+    assert {JOINT, FRESH} <= set(METHODS)

@@ -12,21 +12,21 @@ from typer.testing import CliRunner
 
 from nestlearn.bench import cells
 from nestlearn.bench.cells import Cell, Search, execute
+from nestlearn.bench.classification.stream import ClassificationStream
 from nestlearn.bench.figure import write_figure
-from nestlearn.bench.page import write_page
+from nestlearn.bench.page import section, write_page
 from nestlearn.bench.plan import Plan
 from nestlearn.bench.store import Store
-from nestlearn.bench.streams import BenchStream
-from nestlearn.bench.summary import figure, left_out, rows
+from nestlearn.bench.summary import figure, rows
 from nestlearn.cli.main import app
-from tests.bench.made import stream
+from tests.bench.made import small, stream
 
 __all__ = ["stream"]
 METHODS = ["ordinary", "joint", "exact head"]
 
 
 @pytest.fixture
-def records(stream: BenchStream) -> dict[str, dict]:
+def records(stream: ClassificationStream) -> dict[str, dict]:
     done: dict[str, dict] = {}
     plan = Plan([stream.name], METHODS)
     while missing := plan.wanted(done):
@@ -34,7 +34,7 @@ def records(stream: BenchStream) -> dict[str, dict]:
     return done
 
 
-def test_searches_come_first_then_seed_by_seed(stream: BenchStream) -> None:
+def test_searches_come_first_then_seed_by_seed(stream: ClassificationStream) -> None:
     plan = Plan([stream.name], METHODS)
     assert [str(work) for work in plan.wanted({})] == [f"small, {name}: search" for name in METHODS]
     found = {Search(stream.name, name).key: {"best": {"lr": 0.1}} for name in METHODS}
@@ -59,7 +59,7 @@ def test_means_and_intervals() -> None:
             figure(values)
 
 
-def test_rows_are_means_over_seeds(stream: BenchStream, records: dict[str, dict]) -> None:
+def test_rows_are_means_over_seeds(stream: ClassificationStream, records: dict[str, dict]) -> None:
     found = {row.method: row for row in rows(stream.name, records)}
     assert list(found) == METHODS
     own = [
@@ -74,7 +74,7 @@ def test_rows_are_means_over_seeds(stream: BenchStream, records: dict[str, dict]
     assert "dead" in row.figures and "dead" not in found["exact head"].figures
 
 
-def test_the_page(stream: BenchStream, records: dict[str, dict], tmp_path: Path) -> None:
+def test_the_page(stream: ClassificationStream, records: dict[str, dict], tmp_path: Path) -> None:
     page = tmp_path / "docs" / "page.md"
     page.parent.mkdir()
     write_page(records, page)
@@ -90,15 +90,20 @@ def test_the_page(stream: BenchStream, records: dict[str, dict], tmp_path: Path)
 
 
 def test_the_picture_does_not_change_by_itself(
-    stream: BenchStream, records: dict[str, dict], tmp_path: Path
+    stream: ClassificationStream, records: dict[str, dict], tmp_path: Path
 ) -> None:
     for name in ("a.svg", "b.svg"):
-        write_figure(rows(stream.name, records), stream.title, tmp_path / name)
+        write_figure(rows(stream.name, records), stream, tmp_path / name)
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
 
 
-def test_nothing_is_left_out_without_a_reason(stream: BenchStream) -> None:
-    assert left_out(stream.name) == {}
+def test_what_is_left_out_is_named_with_its_reason(
+    stream: ClassificationStream, records: dict[str, dict]
+) -> None:
+    own = small(left_out={"si": "no time", "lwf": "no time", "owm": "no use"})
+    text = section(own, rows(stream.name, records), [])
+    assert "Left out: si, lwf (no time); owm (no use)." in text
+    assert "si" not in own.entries and "ordinary" in own.entries
 
 
 def invoke(*args: str, folder: Path) -> tuple[int, str]:
@@ -113,7 +118,7 @@ def invoke(*args: str, folder: Path) -> tuple[int, str]:
 
 
 def test_the_command_does_what_is_missing(
-    stream: BenchStream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stream: ClassificationStream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     args = ("--stream", "small", "--method", "ordinary; joint", "--seeds", "1")
     code, text = invoke(*args, folder=tmp_path)
@@ -130,7 +135,7 @@ def test_the_command_does_what_is_missing(
     assert len(Store(tmp_path / "r.json").records) == 4
 
 
-def test_the_command_refuses_unknown_names(stream: BenchStream, tmp_path: Path) -> None:
+def test_the_command_refuses_unknown_names(stream: ClassificationStream, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no stream 'smol': there are small"):
         invoke("--stream", "smol", folder=tmp_path)
     with pytest.raises(ValueError, match="no method 'ours'"):
@@ -139,7 +144,7 @@ def test_the_command_refuses_unknown_names(stream: BenchStream, tmp_path: Path) 
 
 
 def test_a_failed_cell_is_named_and_the_others_done(
-    stream: BenchStream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stream: ClassificationStream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def failing(work: Search | Cell) -> dict:
         if work.method == "ordinary":
@@ -153,12 +158,14 @@ def test_a_failed_cell_is_named_and_the_others_done(
     assert len(Store(tmp_path / "r.json").records) == 2
 
 
-def test_names_are_listed(stream: BenchStream, tmp_path: Path) -> None:
+def test_names_are_listed(stream: ClassificationStream, tmp_path: Path) -> None:
     code, text = invoke("--list", folder=tmp_path)
     assert code == 0 and "small: Clouds" in text and "  ordinary\n" in text
 
 
-def test_without_optuna_the_extra_is_named(stream: BenchStream, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_optuna_the_extra_is_named(
+    stream: ClassificationStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(__import__("sys").modules, "optuna", None)
     with pytest.raises(ModuleNotFoundError, match=r"nestlearn\[bench\]"):
         cells.search(Search(stream.name, "ordinary"))

@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from nestlearn.bench.methods import ENTRIES, JOINT, Entry, Setup
 from nestlearn.bench.store import Record
-from nestlearn.bench.streams import STREAMS, BenchStream, together
-from nestlearn.continual.classification import Classifier, run_stream
-from nestlearn.continual.classification import Record as Run
-from nestlearn.continual.classification.run import accuracies
-from nestlearn.continual.plasticity import plasticity
-from nestlearn.streams.tasks import Task
+from nestlearn.bench.streams import STREAMS
 
 #: Counts changes of what a cell computes: those of before are done anew.
 VERSION = 1
-TRIALS = 12
 #: Of the search; its networks and orders are in no reported cell.
 SEARCH_SEED = 1000
 SEARCHED_TASKS = 2
@@ -51,8 +45,9 @@ class Search:
     @property
     def key(self) -> str:
         """The hash of everything that decides its result but the code."""
-        space = {name: list(values) for name, values in ENTRIES[self.method].space.items()}
-        return _hash("search", STREAMS[self.stream].settings, self.method, space, TRIALS, SEARCH_SEED)
+        stream = STREAMS[self.stream]
+        space = {name: list(values) for name, values in stream.entries[self.method].space.items()}
+        return _hash("search", stream.settings, self.method, space, stream.trials, SEARCH_SEED)
 
 
 @dataclass(frozen=True)
@@ -62,14 +57,14 @@ class Cell:
     Attributes:
         stream: Name.
         method: Name.
-        seed: Of network, order and draws.
+        seed: Of model, order and draws.
         settings: What the search has found.
     """
 
     stream: str
     method: str
     seed: int
-    settings: Mapping[str, float]
+    settings: Mapping[str, Any]
 
     def __str__(self) -> str:
         return f"{self.stream}, {self.method}, seed {self.seed}"
@@ -83,56 +78,9 @@ class Cell:
 def execute(work: Search | Cell) -> Record:
     """Do a search or a cell, with one thread."""
     torch.set_num_threads(1)
-    return search(work) if isinstance(work, Search) else cell(work)
-
-
-def cell(own: Cell) -> Record:
-    """Learn the whole stream, and test on test examples."""
-    stream, entry = STREAMS[own.stream], ENTRIES[own.method]
-    tasks = stream.tasks(own.seed)
-    method, run = learn(stream, entry, tasks, own.settings, own.seed, "test", every=stream.every)
-    inputs = torch.cat([task.splits["test"].inputs for task in tasks])[:1000]
-    own_network = own.method not in UNTRAINED
-    return {
-        "accuracy": _mean(run.matrix[-1]),
-        **({} if own.method == JOINT else _rounded(run.summary())),
-        "matrix": [_short(row) for row in run.matrix],
-        "curve": [_short(row) for row in run.curve],
-        "ends": run.ends,
-        "stored_bytes": run.stored_bytes,
-        "operations": run.operations,
-        "seconds": round(run.seconds, 2),
-        **({"plasticity": _rounded(plasticity(method.network, inputs))} if own_network else {}),
-    }
-
-
-#: Methods whose features nobody trains: nothing can die in them.
-UNTRAINED = ("exact head", "class means")
-
-
-def learn(
-    stream: BenchStream,
-    entry: Entry,
-    tasks: list[Task],
-    settings: Mapping[str, float],
-    seed: int,
-    split: str,
-    every: int | None = None,
-) -> tuple[Classifier, Run]:
-    """Make a method and let it learn tasks; joint training has them all at once."""
-    torch.manual_seed(seed)
-    if entry.passes is not None:
-        every = None if every is None else max(1, every * entry.passes // stream.epochs)
-        stream = replace(stream, epochs=entry.passes)
-    method = entry.make(Setup(stream, tasks, seed), settings)
-    if stream.scenario == "task":
-        method.tell([task.classes for task in tasks])
-    if entry.name != JOINT:
-        return method, run_stream(method, stream.stream(tasks, seed), split, every)
-    whole = stream.stream([together(tasks, stream.scenario)], seed)
-    run = run_stream(method, whole, split)
-    run.matrix = run.curve = [accuracies(method, tasks, stream.scenario, split)]
-    return method, run
+    if isinstance(work, Search):
+        return search(work)
+    return STREAMS[work.stream].run(work.method, work.settings, work.seed)
 
 
 def search(own: Search) -> Record:
@@ -145,36 +93,38 @@ def search(own: Search) -> Record:
         ModuleNotFoundError: optuna is not installed.
     """
     optuna = _optuna()
-    stream, entry = STREAMS[own.stream], ENTRIES[own.method]
-    tasks = stream.tasks(SEARCH_SEED)[:SEARCHED_TASKS]
+    stream = STREAMS[own.stream]
+    space = {name: list(values) for name, values in stream.entries[own.method].space.items()}
     started = time.process_time()
 
     def objective(trial: Any) -> float:
-        settings = {name: trial.suggest_categorical(name, list(v)) for name, v in entry.space.items()}
+        settings = {name: trial.suggest_categorical(name, values) for name, values in space.items()}
         try:
-            _, run = learn(stream, entry, tasks, settings, SEARCH_SEED, "validation")
+            return stream.trial(own.method, settings, SEARCH_SEED, SEARCHED_TASKS)
         except (ValueError, RuntimeError) as error:  # diverged: the worst there is
             trial.set_user_attr("failed", str(error).split(":")[0])
-            return 0.0
-        learned = [row[i] for i, row in enumerate(run.matrix)]
-        return _mean(learned if entry.objective == "learned" else run.matrix[-1])
+            return 0.0 if stream.measures.rising else -math.inf
 
-    count = 1
-    for values in entry.space.values():
-        count *= len(values)
-    if count <= TRIALS:
-        sampler = optuna.samplers.GridSampler({n: list(v) for n, v in entry.space.items()}, seed=0)
+    count = math.prod(len(values) for values in space.values())
+    if count <= stream.trials:
+        sampler = optuna.samplers.GridSampler(space, seed=0)
     else:
-        sampler = optuna.samplers.TPESampler(seed=0, n_startup_trials=TRIALS // 2)
+        sampler = optuna.samplers.TPESampler(seed=0, n_startup_trials=stream.trials // 2)
     study = optuna.create_study(direction="maximize", sampler=sampler)
-    study.optimize(objective, n_trials=min(count, TRIALS))
+    study.optimize(objective, n_trials=min(count, stream.trials))
     return {
         "best": dict(study.best_params),
         "trials": [
-            {"settings": dict(t.params), "accuracy": round(t.value, 4), **t.user_attrs} for t in study.trials
+            {"settings": dict(t.params), stream.measures.final: _kept(t.value), **t.user_attrs}
+            for t in study.trials
         ],
         "seconds": round(time.process_time() - started, 1),
     }
+
+
+def _kept(value: float) -> float | None:
+    """A trial's figure, without the sign that makes more the better; None for what diverged."""
+    return round(abs(value), 4) if math.isfinite(value) else None
 
 
 def _optuna() -> Any:
@@ -187,15 +137,3 @@ def _optuna() -> Any:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     return optuna
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
-
-
-def _short(row: list[float]) -> list[float]:
-    return [round(value, 4) for value in row]
-
-
-def _rounded(figures: Mapping[str, float]) -> dict[str, float]:
-    return {name: round(value, 5) for name, value in figures.items()}

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from nestlearn.bench.cells import Cell, Search
-from nestlearn.bench.methods import ENTRIES
 from nestlearn.bench.store import Record
 from nestlearn.bench.streams import STREAMS
 
@@ -26,10 +25,10 @@ class Plan:
     seeds: int | None = None
 
     def pairs(self) -> Iterator[tuple[str, str]]:
-        """Streams and the methods that are not left out there."""
+        """Streams and the methods that are there."""
         for stream in self.streams:
             for method in self.methods:
-                if stream not in ENTRIES[method].left_out:
+                if method in STREAMS[stream].entries:
                     yield stream, method
 
     def wanted(self, records: Mapping[str, Record]) -> list[Search | Cell]:

@@ -6,19 +6,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
+from typing import Any
 
+from nestlearn.bench.base import JOINT, Measures
 from nestlearn.bench.cells import Search
-from nestlearn.bench.methods import ENTRIES, JOINT
 from nestlearn.bench.plan import Plan
 from nestlearn.bench.store import Record
 from nestlearn.bench.streams import STREAMS
-from nestlearn.continual.accuracy import over_joint
 
 #: 0.975 quantiles of Student's t for 1 to 9 degrees of freedom.
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-MEASURES = ("accuracy", "learned", "forgetting", "backward", "forward", "minimum", "worst")
 COSTS = ("stored_bytes", "operations", "seconds")
-PLASTICITY = ("dead", "rank", "weight")
 
 
 @dataclass(frozen=True)
@@ -45,12 +43,13 @@ class Row:
         method: Name.
         seeds: How many.
         settings: That were found.
-        figures: Measures, costs and plasticity by name, and ``over_joint``.
+        figures: By their names in the stream's measures, costs, and ``over_joint``: the final figure over
+            joint training's.
     """
 
     method: str
     seeds: int
-    settings: Mapping[str, float]
+    settings: Mapping[str, Any]
     figures: Mapping[str, Figure]
 
 
@@ -67,10 +66,10 @@ class Searched:
     """
 
     method: str
-    space: Mapping[str, Sequence[float]]
+    space: Mapping[str, Sequence[Any]]
     trials: int
     seconds: float
-    best: Mapping[str, float]
+    best: Mapping[str, Any]
 
 
 def figure(values: Sequence[float]) -> Figure:
@@ -88,28 +87,26 @@ def figure(values: Sequence[float]) -> Figure:
 
 def rows(stream: str, records: Mapping[str, Record]) -> list[Row]:
     """The rows of a stream, of methods with at least one finished cell."""
-    plan = Plan([stream], list(ENTRIES))
+    own = STREAMS[stream]
+    plan = Plan([stream], list(own.entries))
+    names = (*own.measures.columns, *COSTS, *own.measures.plasticity)
     finished = {}
     for _, method in plan.pairs():
         cells = [cell for cell in plan.cells(Search(stream, method), records) if cell.key in records]
         if cells:
             finished[method] = cells
-    joint = [records[cell.key]["accuracy"] for cell in finished.get(JOINT, [])]
+    final = own.measures.final
+    joint = [records[cell.key][final] for cell in finished.get(JOINT, [])]
     found = []
     for method, cells in finished.items():
-        own = [records[cell.key] for cell in cells]
+        done = [records[cell.key] for cell in cells]
         figures = {
-            name: figure([record[name] for record in own])
-            for name in (*MEASURES, *COSTS)
-            if all(name in record for record in own)
+            name: figure([record[name] for record in done])
+            for name in names
+            if all(name in record for record in done)
         }
-        figures |= {
-            name: figure([record["plasticity"][name] for record in own])
-            for name in PLASTICITY
-            if all(name in record.get("plasticity", {}) for record in own)
-        }
-        if joint:
-            figures["over_joint"] = figure([over_joint(record["accuracy"], mean(joint)) for record in own])
+        if joint and mean(joint) > 0.0:
+            figures["over_joint"] = figure([record[final] / mean(joint) for record in done])
         found.append(Row(method, len(cells), cells[0].settings, figures))
     return found
 
@@ -117,19 +114,25 @@ def rows(stream: str, records: Mapping[str, Record]) -> list[Row]:
 def searches(stream: str, records: Mapping[str, Record]) -> list[Searched]:
     """What was searched on a stream."""
     found = []
-    for _, method in Plan([stream], list(ENTRIES)).pairs():
+    for method, entry in STREAMS[stream].entries.items():
         record = records.get(Search(stream, method).key)
         if record is not None:
-            space = ENTRIES[method].space
+            space = entry.space
             found.append(Searched(method, space, len(record["trials"]), record["seconds"], record["best"]))
     return found
-
-
-def left_out(stream: str) -> dict[str, str]:
-    """Why methods are not on a stream."""
-    return {name: entry.left_out[stream] for name, entry in ENTRIES.items() if stream in entry.left_out}
 
 
 def streams(records: Mapping[str, Record]) -> list[str]:
     """Streams with finished cells."""
     return [name for name in STREAMS if rows(name, records)]
+
+
+def ordered(own: Sequence[Row], measures: Measures) -> list[Row]:
+    """Rows, the best first."""
+    sign = -1.0 if measures.rising else 1.0
+    return sorted(own, key=lambda row: sign * row.figures[measures.final].mean)
+
+
+def plain(value: Any) -> str:
+    """A setting as people write it."""
+    return f"{value:g}" if isinstance(value, int | float) else str(value)

@@ -11,12 +11,11 @@ from rich.console import Console
 from rich.table import Table
 
 from nestlearn.bench.cells import Cell, Search, execute
-from nestlearn.bench.methods import ENTRIES
 from nestlearn.bench.page import write_page
 from nestlearn.bench.plan import Plan
 from nestlearn.bench.store import Record, Store
 from nestlearn.bench.streams import STREAMS
-from nestlearn.bench.summary import Row, rows, streams
+from nestlearn.bench.summary import Row, ordered, plain, rows, streams
 from nestlearn.bench.work import chosen, watched
 
 
@@ -35,7 +34,7 @@ def run_continual(
         ValueError: An unknown name, or a result file of another kind.
     """
     console = Console()
-    plan = Plan(chosen(stream, STREAMS, "stream"), chosen(method, ENTRIES, "method"), seeds)
+    plan = Plan(chosen(stream, STREAMS, "stream"), chosen(method, _methods(), "method"), seeds)
     results = Store(result)
     try:
         failures = watched(plan, results, execute, _described, workers=workers, console=console)
@@ -52,28 +51,32 @@ def run_continual(
         raise typer.Exit(1)
 
 
+def _methods() -> list[str]:
+    """The methods of all streams, in their order."""
+    return list(dict.fromkeys(name for stream in STREAMS.values() for name in stream.entries))
+
+
 def show_names() -> None:
-    """Print the streams and the methods."""
-    print("streams:", *(f"  {stream.name}: {stream.title}" for stream in STREAMS.values()), sep="\n")
-    print("methods:", *(f"  {name}" for name in ENTRIES), sep="\n")
+    """Print the streams, and the methods of each."""
+    for own in STREAMS.values():
+        print(f"{own.name}: {own.title}", f"  {'; '.join(own.entries)}", sep="\n")
 
 
 def _described(work: Search | Cell, record: Record) -> str:
     if isinstance(work, Search):
-        return f"{work}: {', '.join(f'{name} {value:g}' for name, value in record['best'].items())}"
-    return f"{work}: {record['accuracy']:.3f}"
+        return f"{work}: {', '.join(f'{name} {plain(value)}' for name, value in record['best'].items())}"
+    return f"{work}: {record[STREAMS[work.stream].measures.final]:.3f}"
 
 
 def _table(name: str, own: Sequence[Row], methods: Sequence[str]) -> Table:
-    """A stream's main figures, the best first."""
+    """A stream's figures, the best first."""
+    measures = STREAMS[name].measures
     table = Table(title=STREAMS[name].title, title_justify="left")
-    columns = {"accuracy": "accuracy", "over_joint": "of joint", "learned": "learned",
-               "forgetting": "forgotten", "minimum": "minimum"}  # fmt: skip
-    for head in ("method", "seeds", *columns.values(), "stored"):
+    for head in ("method", "seeds", *measures.columns.values(), "stored"):
         table.add_column(head, justify="left" if head == "method" else "right")
-    for row in sorted(own, key=lambda row: -row.figures["accuracy"].mean):
+    for row in ordered(own, measures):
         if row.method in methods:
-            entries = [str(row.figures.get(column, "")) for column in columns]
+            entries = [str(row.figures.get(column, "")) for column in measures.columns]
             stored = f"{row.figures['stored_bytes'].mean / 1e6:.2f} MB"
             table.add_row(row.method, str(row.seeds), *entries, stored)
     return table

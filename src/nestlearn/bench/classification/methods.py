@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from torch import nn
 
-from nestlearn.bench.streams import BenchStream, width
+from nestlearn.bench.base import FRESH, JOINT, Entry, Settings
 from nestlearn.continual.classification import (
     AveragedGradientMemory,
     AveragedWeights,
@@ -31,78 +31,13 @@ from nestlearn.continual.classification import (
     sgd,
 )
 from nestlearn.levels import Level
-from nestlearn.streams.tasks import Task
 
-Settings = Mapping[str, float]
-JOINT, FRESH = "joint", "fresh"
+if TYPE_CHECKING:
+    from nestlearn.bench.classification.stream import Setup
+
 #: Random features of the exact head and of class means.
 FEATURES = 4000
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What a method is made for.
-
-    Attributes:
-        stream: The stream.
-        tasks: Its tasks, those of the search being two.
-        seed: Of weights, stores and draws.
-    """
-
-    stream: BenchStream
-    tasks: Sequence[Task]
-    seed: int
-
-    def network(self) -> nn.Sequential:
-        """A new network."""
-        return self.stream.network(self.tasks, self.seed)
-
-    @property
-    def outputs(self) -> int:
-        """Of the network."""
-        return self.stream.stream(self.tasks, 0).outputs
-
-    @property
-    def task_bytes(self) -> int:
-        """Bytes of the training examples of one task: a store has a share of them times the tasks."""
-        own = self.tasks[0].splits["train"].inputs
-        return own.numel() * own.element_size()
-
-    def features(self, gain: float) -> tuple[nn.Module, int]:
-        """Random features, and how many."""
-        return random_features(width(self.tasks), FEATURES, gain=gain, seed=self.seed), FEATURES
-
-
-Maker = Callable[[Setup, Settings], Classifier]
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A method of the benchmark.
-
-    Attributes:
-        name: In tables and on the command line.
-        make: Makes it.
-        space: The values that are searched, by setting.
-        objective: What the search maximises: ``"accuracy"`` after both tasks, or ``"learned"``.
-        ours: Whether it is this project's.
-        stores: Whether it keeps examples.
-        told: Whether it is told when a task ends.
-        passes: Over each task's examples; None for the stream's. What is solved exactly gains nothing by a
-            second one.
-        left_out: Why it is not on a stream, by the stream's name.
-    """
-
-    name: str
-    make: Maker
-    space: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    objective: str = "accuracy"
-    ours: bool = False
-    stores: bool = False
-    told: bool = False
-    passes: int | None = None
-    left_out: Mapping[str, str] = field(default_factory=dict)
-
+Maker = Callable[["Setup", Settings], Classifier]
 
 RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 DESCENT = (0.01, 0.03, 0.1, 0.3)
@@ -137,18 +72,24 @@ def _replay(share: float) -> Maker:
     return make
 
 
+def _features(setup: Setup, settings: Settings) -> tuple[nn.Module, int]:
+    """Random features of the inputs, and how many."""
+    inputs = setup.tasks[0].splits["train"].inputs[0].numel()
+    return random_features(inputs, FEATURES, gain=settings["gain"], seed=setup.seed), FEATURES
+
+
 def _five_percent(setup: Setup) -> dict[str, int]:
     return {"store_bytes": int(0.05 * setup.task_bytes * len(setup.tasks)), "seed": setup.seed}
 
 
-ENTRIES: Mapping[str, Entry] = {
+METHODS: Mapping[str, Entry] = {
     entry.name: entry
     for entry in (
         Entry("ordinary", lambda s, o: Ordinary(s.network(), adam(o["lr"])), {"lr": RATES}),
         Entry(JOINT, lambda s, o: Ordinary(s.network(), adam(o["lr"])), {"lr": RATES}),
         Entry(
             "exact head",
-            lambda s, o: ExactHead(*s.features(o["gain"]), s.outputs, ridge=o["ridge"]),
+            lambda s, o: ExactHead(*_features(s, o), s.outputs, ridge=o["ridge"]),
             {"gain": (0.5, 1.0, 2.0, 4.0), "ridge": (1e-3, 1e-2, 1e-1)},
             ours=True,
             passes=1,
@@ -222,7 +163,7 @@ ENTRIES: Mapping[str, Entry] = {
         ),
         Entry(
             "class means",
-            lambda s, o: ClassMeans(*s.features(o["gain"]), s.outputs),
+            lambda s, o: ClassMeans(*_features(s, o), s.outputs),
             {"gain": (0.5, 1.0, 2.0, 4.0)},
             passes=1,
         ),

@@ -1,0 +1,1 @@
+"""Streams of classification tasks, and the methods on them."""

