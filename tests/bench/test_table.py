@@ -16,7 +16,7 @@ from nestlearn.bench.classification.stream import ClassificationStream
 from nestlearn.bench.figure import write_figure
 from nestlearn.bench.page import section, write_page
 from nestlearn.bench.plan import Plan
-from nestlearn.bench.store import Store
+from nestlearn.bench.store import StreamStores
 from nestlearn.bench.summary import figure, rows
 from nestlearn.cli.main import app
 from tests.bench.made import small, stream
@@ -109,7 +109,7 @@ def test_what_is_left_out_is_named_with_its_reason(
 def invoke(*args: str, folder: Path) -> tuple[int, str]:
     out = CliRunner().invoke(
         app,
-        ["bench", "continual", *args, "--workers", "0", "--result", str(folder / "r.json"),
+        ["bench", "continual", *args, "--workers", "0", "--result", str(folder / "r"),
          "--page", str(folder / "p.md")],
     )  # fmt: skip
     if out.exception is not None and not isinstance(out.exception, SystemExit):
@@ -123,7 +123,7 @@ def test_the_command_does_what_is_missing(
     args = ("--stream", "small", "--method", "ordinary; joint", "--seeds", "1")
     code, text = invoke(*args, folder=tmp_path)
     assert code == 0 and "Clouds" in text and "ordinary" in text
-    held = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
+    held = json.loads((tmp_path / "r" / "small.json").read_text(encoding="utf-8"))
     assert len(held["runs"]) == 4  # two searches, two cells
     assert (tmp_path / "p.md").is_file()
 
@@ -132,7 +132,7 @@ def test_the_command_does_what_is_missing(
 
     monkeypatch.setattr("nestlearn.cli.bench.execute", never)
     assert invoke(*args, folder=tmp_path)[0] == 0
-    assert len(Store(tmp_path / "r.json").records) == 4
+    assert len(StreamStores(tmp_path / "r").records) == 4
 
 
 def test_the_command_refuses_unknown_names(stream: ClassificationStream, tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_the_command_refuses_unknown_names(stream: ClassificationStream, tmp_pat
         invoke("--stream", "smol", folder=tmp_path)
     with pytest.raises(ValueError, match="no method 'ours'"):
         invoke("--method", "ours", folder=tmp_path)
-    assert not (tmp_path / "r.json").exists()
+    assert not (tmp_path / "r").exists()
 
 
 def test_a_failed_cell_is_named_and_the_others_done(
@@ -155,12 +155,12 @@ def test_a_failed_cell_is_named_and_the_others_done(
     code, text = invoke("--stream", "small", "--method", "ordinary;joint", "--seeds", "1", folder=tmp_path)
     assert code == 1
     assert "small, ordinary: search: RuntimeError: no luck" in text
-    assert len(Store(tmp_path / "r.json").records) == 2
+    assert len(StreamStores(tmp_path / "r").records) == 2
 
 
 def test_names_are_listed(stream: ClassificationStream, tmp_path: Path) -> None:
     code, text = invoke("--list", folder=tmp_path)
-    assert code == 0 and "small: Clouds" in text and "  ordinary\n" in text
+    assert code == 0 and "small: Clouds" in text and "  ordinary; joint; exact head" in text
 
 
 def test_without_optuna_the_extra_is_named(
@@ -169,3 +169,16 @@ def test_without_optuna_the_extra_is_named(
     monkeypatch.setitem(__import__("sys").modules, "optuna", None)
     with pytest.raises(ModuleNotFoundError, match=r"nestlearn\[bench\]"):
         cells.search(Search(stream.name, "ordinary"))
+
+
+def test_every_stream_has_a_file_of_its_own(tmp_path: Path) -> None:
+    stores = StreamStores(tmp_path / "made")
+    assert not (tmp_path / "made").exists()
+    one, two = Search("split", "ordinary"), Cell("permuted", "ordinary", 0, {"lr": 0.1})
+    stores.add(one, {"best": {}})
+    stores.add(two, {"accuracy": 0.5})
+    assert {path.name for path in (tmp_path / "made").iterdir()} == {"split.json", "permuted.json"}
+    assert StreamStores(tmp_path / "made").records == {one.key: {"best": {}}, two.key: {"accuracy": 0.5}}
+    (tmp_path / "file").write_text("{}", encoding="utf-8")
+    with pytest.raises(ValueError, match="is not a folder"):
+        StreamStores(tmp_path / "file")

@@ -19,6 +19,15 @@ class Keyed(Protocol):
         """The key."""
 
 
+class Keeper(Protocol):
+    """Where finished runs are kept."""
+
+    records: dict[str, Record]
+
+    def add(self, run: Any, record: Record) -> None:
+        """Keep a record, on disk before this returns."""
+
+
 class Store:
     """A JSON file with the record of every finished run, by its key.
 
@@ -59,3 +68,37 @@ class Store:
         """Write the file whole or not at all."""
         content = {"summary": self.summary, "runs": self.records}
         write_atomically(self.path, json.dumps(content, indent=1) + "\n")
+
+
+class StreamRun(Keyed, Protocol):
+    """A run that belongs to a stream."""
+
+    @property
+    def stream(self) -> str:
+        """The stream's name."""
+
+
+class StreamStores:
+    """A folder with one :class:`Store` for every stream, so that streams can be done side by side.
+
+    Args:
+        folder: It is made with the first record.
+
+    Raises:
+        ValueError: It is a file, or one of its files is not of this kind.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"{folder} is not a folder: choose another result")
+        self.folder = folder
+        self.stores = {path.stem: Store(path) for path in sorted(folder.glob("*.json"))}
+        self.records: dict[str, Record] = {}
+        for store in self.stores.values():
+            self.records |= store.records
+
+    def add(self, run: StreamRun, record: Record) -> None:
+        """Keep a record in its stream's file."""
+        store = self.stores.setdefault(run.stream, Store(self.folder / f"{run.stream}.json"))
+        store.add(run, record)
+        self.records[run.key] = record

@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from nestlearn.bench.store import Keyed, Record, Store
+from nestlearn.bench.store import Keeper, Keyed, Record
 
 R = TypeVar("R", bound=Keyed)
 Result = Callable[[], Record]
@@ -36,7 +36,7 @@ def perform(execute: Callable[[R], Record], run: R) -> Record:
 
 def complete(
     plan: Plan[R],
-    results: Store,
+    results: Keeper,
     execute: Callable[[R], Record],
     *,
     workers: int,
@@ -85,7 +85,7 @@ def complete(
 
 def watched(
     plan: Plan[R],
-    results: Store,
+    results: Keeper,
     execute: Callable[[R], Record],
     describe: Callable[[R, Record], str],
     *,

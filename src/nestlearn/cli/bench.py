@@ -13,7 +13,7 @@ from rich.table import Table
 from nestlearn.bench.cells import Cell, Search, execute
 from nestlearn.bench.page import write_page
 from nestlearn.bench.plan import Plan
-from nestlearn.bench.store import Record, Store
+from nestlearn.bench.store import Record, StreamStores
 from nestlearn.bench.streams import STREAMS
 from nestlearn.bench.summary import Row, ordered, plain, rows, streams
 from nestlearn.bench.work import chosen, watched
@@ -31,11 +31,11 @@ def run_continual(
     """See ``nestlearn bench continual --help``.
 
     Raises:
-        ValueError: An unknown name, or a result file of another kind.
+        ValueError: An unknown name, or results of another kind.
     """
     console = Console()
     plan = Plan(chosen(stream, STREAMS, "stream"), chosen(method, _methods(), "method"), seeds)
-    results = Store(result)
+    results = StreamStores(result)
     try:
         failures = watched(plan, results, execute, _described, workers=workers, console=console)
     except KeyboardInterrupt:

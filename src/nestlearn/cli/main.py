@@ -210,9 +210,10 @@ def continual(
     workers: Annotated[
         int, typer.Option(help="Processes of one thread each; 0 for none but this one.", min=0)
     ] = 2,
-    result: Annotated[Path, typer.Option(help="Where every finished cell is kept.", dir_okay=False)] = Path(
-        "results/continual.json"
-    ),
+    result: Annotated[
+        Path,
+        typer.Option(help="Folder where every finished cell is kept, one file a stream.", file_okay=False),
+    ] = Path("results/continual"),
     page: Annotated[
         Path, typer.Option(help="Markdown page to write, with pictures beside it.", dir_okay=False)
     ] = Path("docs/benchmark.md"),
@@ -220,7 +221,7 @@ def continual(
 ) -> None:
     """Learn streams of tasks by every method, and show what each kept.
 
-    Does what the result file does not have yet: first the search for each method's settings, on validation
+    Does what the results do not have yet: first the search for each method's settings, on validation
     examples of the first two tasks, then the whole streams, seed by seed. Prints a table, and writes a page.
 
     Ctrl-C is safe: finished cells are kept, and the same command goes on.
