@@ -212,7 +212,7 @@ def continual(
     ] = 2,
     result: Annotated[
         Path,
-        typer.Option(help="Folder where every finished cell is kept, one file a stream.", file_okay=False),
+        typer.Option(help="Folder of the finished cells, one file a stream.", file_okay=False),
     ] = Path("results/continual"),
     page: Annotated[
         Path, typer.Option(help="Markdown page to write, with pictures beside it.", dir_okay=False)
