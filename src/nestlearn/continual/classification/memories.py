@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -21,13 +21,23 @@ class Levels(Ordinary):
         network: See :class:`~nestlearn.continual.classification.Classifier`.
         levels: The levels; periods, looks and horizons are in examples.
         announced: Whether they are told when a task ends, too.
+        assign: Who owns which parameters; see :class:`~nestlearn.optim.Nested`.
+        variant: Likewise.
     """
 
     name = "levels"
 
-    def __init__(self, network: Network, levels: Sequence[Level], *, announced: bool = False) -> None:
+    def __init__(
+        self,
+        network: Network,
+        levels: Sequence[Level],
+        *,
+        announced: bool = False,
+        assign: Callable[[str, nn.Parameter], str] | None = None,
+        variant: str = "sequential",
+    ) -> None:
         self.levels, self.announced = tuple(levels), announced
-        super().__init__(network, lambda own: Nested(self.levels, own))
+        super().__init__(network, lambda own: Nested(self.levels, own, assign=assign, variant=variant))
 
     @property
     def nested(self) -> Nested:
@@ -101,8 +111,8 @@ class ExactHead(Classifier):
         features = self.features(inputs)
         wanted = F.one_hot(labels, self.values.shape[1]).to(features.dtype)
         loss = (self.head(features) - wanted).square().sum(-1).mean()
-        self.keys += features.mT @ features
-        self.values += features.mT @ wanted
+        self.keys.addmm_(features.mT, features)  # one pass over what is the largest thing here
+        self.values.addmm_(features.mT, wanted)
         self.stale = True
         return float(loss)
 
