@@ -113,7 +113,7 @@ METHODS: Mapping[str, Entry] = {
         Entry(
             "owm",
             lambda s, o: OrthogonalWeights(s.network(), sgd(o["lr"]), alpha=o["alpha"], seed=s.seed),
-            {"lr": (0.05, 0.1, 0.2), "alpha": (3.0, 10.0, 30.0, 100.0)},
+            {"lr": (0.05, 0.1, 0.2), "alpha": (10.0, 30.0, 100.0, 300.0, 1000.0)},
             told=True,
         ),
         Entry(
@@ -131,7 +131,7 @@ METHODS: Mapping[str, Entry] = {
         Entry(
             "gpm",
             lambda s, o: GradientProjection(s.network(), sgd(o["lr"]), threshold=o["threshold"], seed=s.seed),
-            {"lr": (0.05, 0.1, 0.2), "threshold": (0.9, 0.95, 0.97, 0.99)},
+            {"lr": (0.05, 0.1, 0.2), "threshold": (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)},
             told=True,
         ),
         Entry(
