@@ -14,10 +14,10 @@ from nestlearn.bench import cells
 from nestlearn.bench.cells import Cell, Search, execute
 from nestlearn.bench.classification.stream import ClassificationStream
 from nestlearn.bench.figure import write_figure
-from nestlearn.bench.page import section, write_page
+from nestlearn.bench.page import glance, section, write_page
 from nestlearn.bench.plan import Plan
 from nestlearn.bench.store import StreamStores
-from nestlearn.bench.summary import figure, rows
+from nestlearn.bench.summary import Row, figure, rows
 from nestlearn.cli.main import app
 from tests.bench.made import small, stream
 
@@ -87,6 +87,20 @@ def test_the_page(stream: ClassificationStream, records: dict[str, dict], tmp_pa
     before = page.read_bytes()
     write_page(records, page)
     assert page.read_bytes() == before
+
+
+def test_the_page_begins_with_the_best_of_each_kind(stream: ClassificationStream) -> None:
+    def row(method: str, accuracy: float) -> Row:
+        own = {"accuracy": figure([accuracy]), "over_joint": figure([accuracy / 0.8])}
+        return Row(method, 1, {}, own)
+
+    figures = {"ordinary": 0.2, "joint": 0.8, "exact head": 0.6, "levels": 0.7, "si": 0.3, "ewc": 0.4,
+               "replay, 1 %": 0.5, "fresh": 0.9}  # fmt: skip
+    own = [row(method, accuracy) for method, accuracy in figures.items()]
+    best = "0.200 | 0.400 (ewc) | 0.500 (replay, 1 %) | 0.700 (levels) | 0.800 | 0.875"
+    expected = f"| [small](#clouds) | {best} |"
+    assert glance({"small": own}).splitlines()[-1] == expected
+    assert glance({"small": own[:1]}).splitlines()[-1] == "| [small](#clouds) | 0.200 |  |  |  |  |  |"
 
 
 def test_the_picture_does_not_change_by_itself(

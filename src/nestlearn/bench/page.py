@@ -37,8 +37,9 @@ def write_page(records: Mapping[str, Record], path: Path) -> None:
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
     """
-    parts, explained = [_START], ""
-    for name in streams(records):
+    there = streams(records)
+    parts, explained = [_START, glance({name: rows(name, records) for name in there})], ""
+    for name in there:
         own = rows(name, records)
         image = path.parent / "images" / f"bench-{name}.svg"
         image.parent.mkdir(parents=True, exist_ok=True)
@@ -48,6 +49,50 @@ def write_page(records: Mapping[str, Record], path: Path) -> None:
             parts.append(explained)
         parts.append(section(STREAMS[name], own, searches(name, records)))
     write_atomically(path, "\n\n".join(parts) + "\n")
+
+
+def glance(found: Mapping[str, Sequence[Row]]) -> str:
+    """The best of each kind of method on every stream as Markdown.
+
+    Args:
+        found: The rows of every stream.
+    """
+    heads = ("stream", "ordinary", "best that stores nothing", "best that stores", "best of ours", "joint",
+             "ours over joint")  # fmt: skip
+    lines = ["## At a glance", "", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for name, own in found.items():
+        stream = STREAMS[name]
+        best = dict.fromkeys(("ordinary", "without", "with", "ours", JOINT)) | {
+            _kind(row, stream): row for row in reversed(ordered(own, stream.measures))
+        }
+        entries = [
+            _shown(best[kind], stream, kind) for kind in ("ordinary", "without", "with", "ours", JOINT)
+        ]
+        ours = best["ours"]
+        over = "" if ours is None else str(ours.figures.get("over_joint", ""))
+        lines.append(f"| [{name}](#{_anchor(stream.title)}) | {' | '.join([*entries, over])} |")
+    return "\n".join(lines)
+
+
+def _kind(row: Row, stream: BenchStream) -> str:
+    """Which column of the glance a method belongs to."""
+    entry = stream.entries[row.method]
+    if row.method in ("ordinary", JOINT, FRESH):
+        return row.method
+    return "ours" if entry.ours else "with" if entry.stores else "without"
+
+
+def _shown(row: Row | None, stream: BenchStream, kind: str) -> str:
+    if row is None:
+        return ""
+    figure = f"{row.figures[stream.measures.final].mean:.3f}"
+    return figure if kind in ("ordinary", JOINT) else f"{figure} ({row.method})"
+
+
+def _anchor(title: str) -> str:
+    """What Markdown makes of a heading, as GitHub does it."""
+    kept = "".join(c for c in title.lower() if c.isalnum() or c in " -")
+    return kept.replace(" ", "-")
 
 
 def section(stream: BenchStream, own: Sequence[Row], searched: Sequence[Searched]) -> str:
