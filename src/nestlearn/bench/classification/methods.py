@@ -113,7 +113,7 @@ METHODS: Mapping[str, Entry] = {
         Entry(
             "owm",
             lambda s, o: OrthogonalWeights(s.network(), sgd(o["lr"]), alpha=o["alpha"], seed=s.seed),
-            {"lr": (0.05, 0.1, 0.2), "alpha": (10.0, 30.0, 100.0, 300.0, 1000.0)},
+            {"lr": (0.05, 0.1, 0.2), "alpha": (30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0)},
             told=True,
         ),
         Entry(
