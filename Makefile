@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY := PASSIVE
 OUT ?= out/demo
 JOBS ?= 2
 
-.PHONY: help demo quick test native lint types unit slow data bench peers long-stream seeds tune ablate teach clean
+.PHONY: help demo quick test native lint types unit slow data bench peers long-stream seeds tune ablate teach continual clean
 
 help:  ## What there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
@@ -85,6 +85,9 @@ tune: native data  ## The grid behind the demo's learning rates and strengths, i
 
 ablate: native data  ## What each part of the levels does, into results/ablate_languages.json (8 minutes)
 	$(BIN)/python -m recipes.ablate_languages
+
+continual: data  ## The continual-learning benchmark: what results/continual lacks is done (hours), then docs/benchmark.md
+	$(BIN)/nestlearn bench continual
 
 teach: data  ## A small model is taught two domains by every method, into results/teach.json (four hours)
 	$(BIN)/python -m recipes.teach

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,23 @@ def test_what_is_left_out_is_named_with_its_reason(
     text = section(own, rows(stream.name, records), [])
     assert "Left out: si, lwf (no time); owm (no use)." in text
     assert "si" not in own.entries and "ordinary" in own.entries
+
+
+def test_many_tasks_are_a_line(stream: ClassificationStream, tmp_path: Path) -> None:
+    own = Row("ordinary", 1, {}, {"accuracy": figure([0.5])}, tuple(0.9 - 0.01 * i for i in range(30)))
+    write_figure([own], stream, tmp_path / "line.svg")
+    write_figure([replace(own, by_task=())], stream, tmp_path / "mark.svg")
+    assert (tmp_path / "line.svg").read_bytes() != (tmp_path / "mark.svg").read_bytes()
+
+
+def test_how_well_tasks_were_learned_is_a_mean_over_seeds(stream: ClassificationStream) -> None:
+    search = Search(stream.name, "ordinary")
+    records = {search.key: {"best": {"lr": 0.1}}}
+    for seed, by_task in ((0, [0.2, 0.4]), (1, [0.4, 0.8])):
+        cell = Cell(stream.name, "ordinary", seed, {"lr": 0.1})
+        records[cell.key] = {"accuracy": 0.5, "by_task": by_task}
+    (own,) = rows(stream.name, records)
+    assert own.by_task == pytest.approx((0.3, 0.6))
 
 
 def invoke(*args: str, folder: Path) -> tuple[int, str]:

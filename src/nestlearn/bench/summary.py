@@ -45,12 +45,14 @@ class Row:
         settings: That were found.
         figures: By their names in the stream's measures, costs, and ``over_joint``: the final figure over
             joint training's.
+        by_task: Of many tasks, how well each was learned; empty where the figures say enough.
     """
 
     method: str
     seeds: int
     settings: Mapping[str, Any]
     figures: Mapping[str, Figure]
+    by_task: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,9 @@ def rows(stream: str, records: Mapping[str, Record]) -> list[Row]:
         }
         if joint and mean(joint) > 0.0:
             figures["over_joint"] = figure([record[final] / mean(joint) for record in done])
-        found.append(Row(method, len(cells), cells[0].settings, figures))
+        parts = [record["by_task"] for record in done if "by_task" in record]
+        by_task = tuple(mean(values) for values in zip(*parts, strict=True))
+        found.append(Row(method, len(cells), cells[0].settings, figures, by_task))
     return found
 
 
