@@ -6,5 +6,6 @@ from collections.abc import Mapping
 
 from nestlearn.bench.base import BenchStream
 from nestlearn.bench.classification.digits import DIGITS
+from nestlearn.bench.classification.intents import INTENTS
 
-STREAMS: Mapping[str, BenchStream] = {own.name: own for own in DIGITS}
+STREAMS: Mapping[str, BenchStream] = {own.name: own for own in (*DIGITS, *INTENTS)}

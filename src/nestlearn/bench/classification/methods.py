@@ -68,7 +68,7 @@ def _replay(share: float) -> Maker:
     """A store of a share of the bytes of all training examples."""
 
     def make(setup: Setup, settings: Settings) -> Classifier:
-        size = int(share * setup.task_bytes * len(setup.tasks))
+        size = int(share * setup.bytes)
         return Replay(setup.network(), adam(settings["lr"]), store_bytes=size, seed=setup.seed)
 
     return make
@@ -81,7 +81,7 @@ def _features(setup: Setup, settings: Settings) -> tuple[nn.Module, int]:
 
 
 def _five_percent(setup: Setup) -> dict[str, int]:
-    return {"store_bytes": int(0.05 * setup.task_bytes * len(setup.tasks)), "seed": setup.seed}
+    return {"store_bytes": int(0.05 * setup.bytes), "seed": setup.seed}
 
 
 METHODS: Mapping[str, Entry] = {

@@ -1,11 +1,11 @@
-"""A stream of classification tasks, and the perceptron that learns it."""
+"""A stream of classification tasks, and the network that learns it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -60,6 +60,21 @@ MEASURES_OF_ROUNDS = replace(
 MATRIX_TASKS = 50
 
 
+class Builder(Protocol):
+    """Makes a stream's networks, where they are no perceptrons."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What tells its networks from those of another one, for JSON."""
+
+    @property
+    def described(self) -> str:
+        """The network, a few words for the page."""
+
+    def __call__(self, outputs: int) -> nn.Module:
+        """A new network: inputs ``[B, ...]`` to scores ``[B, outputs]``. It draws by torch's generator."""
+
+
 @dataclass(frozen=True)
 class ClassificationStream(BenchStream):
     """Classification tasks as every method meets them.
@@ -74,7 +89,8 @@ class ClassificationStream(BenchStream):
         batch_size: Likewise.
         epochs: Likewise.
         every: Batches between two evaluations.
-        hidden: Sizes of the network's hidden layers.
+        hidden: Sizes of the network's hidden layers; none for a linear one.
+        build: Makes its networks; None for perceptrons.
         visits: How often each task is visited, one round after the other.
         blur: See :class:`~nestlearn.streams.tasks.TaskStream`.
     """
@@ -90,6 +106,7 @@ class ClassificationStream(BenchStream):
     epochs: int
     every: int
     hidden: tuple[int, ...] = (400, 400)
+    build: Builder | None = None
     visits: int = 1
     blur: float = 0.0
     seeds: int = 5
@@ -113,6 +130,8 @@ class ClassificationStream(BenchStream):
         """See :class:`BenchStream`."""
         names = ("name", "data", "scenario", "batch_size", "epochs", "every", "hidden")
         own = {name: getattr(self, name) for name in names}
+        if self.build is not None:
+            own["hidden"] = dict(self.build.settings)
         further = {"visits": (self.visits, 1), "blur": (self.blur, 0.0)}
         return own | {name: value for name, (value, usual) in further.items() if value != usual}
 
@@ -123,9 +142,18 @@ class ClassificationStream(BenchStream):
         again = "" if self.visits == 1 else f", all tasks {self.visits} times in turn"
         soft = "" if self.blur == 0.0 else f", boundaries blurred over {self.blur:.0%} of a task"
         return (
-            f"hidden layers of {' and '.join(map(str, self.hidden))}, batches of {self.batch_size}, {passes} "
+            f"{self._network}, batches of {self.batch_size}, {passes} "
             f"over each task's examples{again}{soft}, evaluated every {self.every} batches"
         )
+
+    @property
+    def _network(self) -> str:
+        if self.build is not None:
+            return self.build.described
+        if not self.hidden:
+            return "a linear network"
+        layers = "layers" if len(self.hidden) > 1 else "a layer"
+        return f"hidden {layers} of {' and '.join(map(str, self.hidden))}".replace("hidden a", "a hidden")
 
     def tasks(self, seed: int) -> list[Task]:
         """The tasks."""
@@ -136,13 +164,15 @@ class ClassificationStream(BenchStream):
         order = None if self.visits == 1 else tuple(range(len(tasks))) * self.visits
         return TaskStream(tasks, self.scenario, self.batch_size, self.epochs, seed, order, self.blur)
 
-    def network(self, tasks: Sequence[Task], seed: int) -> nn.Sequential:
-        """A new network: linear layers with ReLU between them."""
-        sizes = (width(tasks), *self.hidden, self.stream(tasks, 0).outputs)
+    def network(self, tasks: Sequence[Task], seed: int) -> nn.Module:
+        """A new network; a perceptron has linear layers with ReLU between them."""
+        outputs = self.stream(tasks, 0).outputs
         with torch.random.fork_rng():
             torch.manual_seed(seed)
+            if self.build is not None:
+                return self.build(outputs)
             layers: list[nn.Module] = []
-            for into, out in pairwise(sizes):
+            for into, out in pairwise((width(tasks), *self.hidden, outputs)):
                 layers += [nn.Linear(into, out), nn.ReLU()]
         return nn.Sequential(*layers[:-1])
 
@@ -158,7 +188,7 @@ class ClassificationStream(BenchStream):
             "stored_bytes": run.stored_bytes,
             "operations": run.operations,
             "seconds": round(run.seconds, 2),
-            **({} if _untrained(made) else rounded(plasticity(made.network, inputs))),
+            **(rounded(plasticity(made.network, inputs)) if _has_units(made) else {}),
         }
 
     def _figures(self, run: Run, tasks: int) -> dict[str, float]:
@@ -213,7 +243,7 @@ class Setup:
     tasks: Sequence[Task]
     seed: int
 
-    def network(self) -> nn.Sequential:
+    def network(self) -> nn.Module:
         """A new network."""
         return self.stream.network(self.tasks, self.seed)
 
@@ -223,10 +253,10 @@ class Setup:
         return self.stream.stream(self.tasks, 0).outputs
 
     @property
-    def task_bytes(self) -> int:
-        """Bytes of the training examples of one task: a store has a share of them times the tasks."""
-        own = self.tasks[0].splits["train"].inputs
-        return own.numel() * own.element_size()
+    def bytes(self) -> int:
+        """Of all training examples at the type they have: a store has a share of them."""
+        inputs = [task.splits["train"].inputs for task in self.tasks]
+        return sum(own.numel() * own.element_size() for own in inputs)
 
 
 def width(tasks: Sequence[Task]) -> int:
@@ -256,9 +286,10 @@ def _kept(run: Run) -> Record:
     return {"matrix": matrix, "curve": [rounded_row(row) for row in run.curve], "ends": run.ends}
 
 
-def _untrained(method: Classifier) -> bool:
-    """Whether nobody trains a method's features: nothing can die in them."""
-    return not any(p.requires_grad for p in method.network.parameters())
+def _has_units(method: Classifier) -> bool:
+    """Whether a network has hidden units that can die: ReLU's, of features that somebody trains."""
+    trained = any(p.requires_grad for p in method.network.parameters())
+    return trained and any(isinstance(module, nn.ReLU) for module in method.network.modules())
 
 
 def _mean(values: Sequence[float]) -> float:

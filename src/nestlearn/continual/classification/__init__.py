@@ -15,6 +15,7 @@ from nestlearn.continual.classification.penalties import (
 from nestlearn.continual.classification.renewal import ContinualBackprop
 from nestlearn.continual.classification.replay import AveragedGradientMemory, DarkReplay, Replay
 from nestlearn.continual.classification.run import Record, run_stream
+from nestlearn.continual.classification.sessions import FirstSession
 
 __all__ = [
     "AveragedGradientMemory",
@@ -25,6 +26,7 @@ __all__ = [
     "DarkReplay",
     "ElasticWeights",
     "ExactHead",
+    "FirstSession",
     "Fresh",
     "GradientProjection",
     "Levels",
