@@ -121,13 +121,14 @@ def test_the_network_learns_through_the_encoder() -> None:
 
 
 def test_joint_training_has_the_same_labels_and_more_of_them_right() -> None:
-    own = small(epochs=12)
+    table = {**ENCODER_METHODS, JOINT: replace(ENCODER_METHODS[JOINT], passes=None)}
+    own = small(epochs=12, table=table)
     tasks = own.tasks(0)
     whole = together(tasks, "class").splits["train"]
     assert torch.equal(whole.classes, sentences()["train"].classes)
     assert torch.equal(whole.inputs, sentences()["train"].inputs)
     joint, ordinary = (own.run(method, {"lr": 3e-3}, 0) for method in (JOINT, "ordinary"))
-    assert joint["accuracy"] > 0.9 and ordinary["accuracy"] < 0.6
+    assert joint["accuracy"] > 0.8 and ordinary["accuracy"] < 0.6
     assert own.run("exact head", {"gain": 1.0, "ridge": 1e-3}, 0)["accuracy"] > ordinary["accuracy"]
 
 
@@ -277,15 +278,16 @@ def test_what_the_streams_load(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "load_features", loaded)
     for load in (features, tokens):
         load.cache_clear()
-    rows, numbers = tokens("clinc150"), features("clinc150")
+    rows, numbers = tokens("clinc150/7"), features("clinc150")
     for load in (features, tokens):
         load.cache_clear()
-    assert rows["train"].inputs.dtype == torch.int32 and rows["train"].inputs.shape == (24, module.LENGTH)
-    assert {name: len(own) for name, own in rows.items()} == {"train": 24, "validation": 24, "test": 20}
+    assert rows["train"].inputs.dtype == torch.int32 and rows["train"].inputs.shape == (14, module.LENGTH)
+    assert {name: len(own) for name, own in rows.items()} == {"train": 14, "validation": 24, "test": 20}
     assert {name: own.inputs.shape for name, own in numbers.items()} == dict.fromkeys(rows, (24, 6))
     for own in INTENTS:
         assert [task.classes for task in own.cut(rows, 0)] == [(0,), (1,)]
-        assert set(own.left_out) <= set(own.table)
+        everything = {*INTENT_METHODS, *ENCODER_METHODS} - {"first session"}
+        assert everything <= set(own.left_out) | set(own.table)
 
 
 def test_importing_the_streams_loads_neither_data_nor_transformers() -> None:
