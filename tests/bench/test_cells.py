@@ -97,6 +97,10 @@ def test_keys_tell_apart_what_decides_a_result(
         monkeypatch.setattr(cells, "STREAMS", changed)
         keys |= {Search(stream.name, "ordinary").key, Cell(stream.name, "ordinary", 0, {"lr": 0.1}).key}
     assert len(keys) == 6 + 2 * 4
+    table = {**METHODS, "ordinary": replace(METHODS["ordinary"], revision=1)}
+    monkeypatch.setattr(cells, "STREAMS", {stream.name: small(table=table)})
+    keys |= {Search(stream.name, "ordinary").key, Cell(stream.name, "ordinary", 0, {"lr": 0.1}).key}
+    assert len(keys) == 6 + 2 * 4 + 2
     monkeypatch.setattr(cells, "STREAMS", {stream.name: small(title="another", seeds=9)})
     assert Search(stream.name, "ordinary").key in keys  # what it is called decides nothing
 

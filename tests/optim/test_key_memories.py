@@ -261,6 +261,42 @@ def test_two_contexts_are_both_protected() -> None:
         assert protected < 0.02 * plain
 
 
+@pytest.mark.parametrize("eigenbasis", [False, True])
+def test_with_the_mean_of_contexts_a_level_does_not_stiffen(eigenbasis: bool) -> None:
+    """The same context again and again: the sum protects more each time, the mean as the first time."""
+    found: dict[str, list[Tensor]] = {}
+    for contexts in ("sum", "mean"):
+        model = net()
+        own = level(contexts=contexts, eigenbasis=eigenbasis, optimizer="sgd", lr=0.0)
+        optimizer = Nested([own], model)
+        for _ in range(3):
+            train(model, optimizer, batches(2))
+            optimizer.commit()
+            (site,) = [s for s in optimizer.memories["all"].sites if model.first.weight in set(s.parameters)]
+            found.setdefault(contexts, []).append(site.factors["input"].clone())
+    torch.testing.assert_close(found["sum"][0], found["mean"][0])
+    for factor in found["mean"][1:]:
+        torch.testing.assert_close(factor, found["mean"][0], rtol=1e-3, atol=1e-4)
+
+    def free(factor: Tensor) -> float:
+        return float(factor.trace() if factor.dim() == 2 else factor.sum())
+
+    assert free(found["sum"][0]) > free(found["sum"][1]) > free(found["sum"][2])
+
+
+def test_the_mean_of_contexts_survives_a_checkpoint() -> None:
+    model, other = net(), net()
+    optimizers = [Nested([level(contexts="mean")], own) for own in (model, other)]
+    for _ in range(2):
+        train(model, optimizers[0], batches(2))
+        optimizers[0].commit()
+    optimizers[1].load_state_dict(optimizers[0].state_dict())
+    pairs = zip(*(own.memories["all"].sites for own in optimizers), strict=True)
+    for site, loaded in pairs:
+        for key, factor in site.factors.items():
+            assert torch.equal(loaded.factors[key], factor)
+
+
 def test_an_old_task_is_kept_while_a_new_one_is_learned() -> None:
     """End to end with AdamW: two regressions on inputs that overlap in part."""
     g = torch.Generator().manual_seed(0)

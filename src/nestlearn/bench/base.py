@@ -31,6 +31,7 @@ class Entry:
         told: Whether it is told when a task ends.
         passes: Over each task's examples; None for the stream's. What is solved exactly gains nothing by a
             second one.
+        revision: Counts changes of what it computes: what was done before them is done anew.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Entry:
     stores: bool = False
     told: bool = False
     passes: int | None = None
+    revision: int = 0
 
 
 @dataclass(frozen=True)

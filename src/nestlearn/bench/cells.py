@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from nestlearn.bench.base import BenchStream
 from nestlearn.bench.store import Record
 from nestlearn.bench.streams import STREAMS
 
@@ -47,7 +48,8 @@ class Search:
         """The hash of everything that decides its result but the code."""
         stream = STREAMS[self.stream]
         space = {name: list(values) for name, values in stream.entries[self.method].space.items()}
-        return _hash("search", stream.settings, self.method, space, stream.trials, SEARCH_SEED)
+        revision = _revision(stream, self.method)
+        return _hash("search", stream.settings, self.method, space, stream.trials, SEARCH_SEED, *revision)
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,15 @@ class Cell:
     @property
     def key(self) -> str:
         """As of a search."""
-        return _hash("cell", STREAMS[self.stream].settings, self.method, self.seed, dict(self.settings))
+        stream = STREAMS[self.stream]
+        revision = _revision(stream, self.method)
+        return _hash("cell", stream.settings, self.method, self.seed, dict(self.settings), *revision)
+
+
+def _revision(stream: BenchStream, method: str) -> list[int]:
+    """Of the method, where there is one."""
+    entry = stream.entries.get(method)
+    return [entry.revision] if entry is not None and entry.revision else []
 
 
 def execute(work: Search | Cell) -> Record:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 OptimizerName = Literal["adamw", "damped_adam", "sgd"]
+Contexts = Literal["sum", "mean"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,9 @@ class Level:
         strength: ``lambda``: how far outputs on earlier inputs may move; smaller protects more. In units of
             each context's ``mean(diag C)``, for a layer of typical sensitivity.
         output_strength: ``mu``, the same for output gradients and ``mean(diag D)``.
+        contexts: How the moments of several contexts are taken together. ``"sum"``: each context adds its
+            protection to that of the others, so that less and less can be learned. ``"mean"``: the strengths
+            are in units of a mean context, however many there are, so that a level does not stiffen.
         eigenbasis: The optimizer works in the eigenbasis of the key memories, where the filter is one factor
             a number: an optimizer that scales every number by itself, as AdamW does, then does not spread
             an update over protected directions again. As SOAP (Vyas et al. 2024, arXiv 2409.11321), with the
@@ -51,6 +55,7 @@ class Level:
     max_grad_norm: float | None = 1.0
     strength: float = 1.0
     output_strength: float = 0.1
+    contexts: Contexts = "sum"
     eigenbasis: bool = False
     refresh: int | None = None
     horizon: int | None = None
@@ -69,6 +74,8 @@ class Level:
         if self.optimizer not in get_args(OptimizerName):
             known = ", ".join(get_args(OptimizerName))
             raise ValueError(f"level {self.name!r}: optimizer must be one of {known}; got {self.optimizer!r}")
+        if self.contexts not in get_args(Contexts):
+            raise ValueError(f"level {self.name!r}: contexts must be sum or mean, got {self.contexts!r}")
         self._positive("lr", zero=True)
         self._positive("weight_decay", zero=True)
         self._positive("strength")

@@ -107,8 +107,14 @@ class KeyMemories:
         self.committed, self.looks = self.committed + 1, 0
         common = typical_sensitivity(self.sites) if common is None else common
         for site in self.sites:
-            site.commit(self.level.strength, self.level.output_strength, common)
+            site.commit(*self.strengths, common)
         return True
+
+    @property
+    def strengths(self) -> tuple[float, float]:
+        """``lambda`` and ``mu`` for the sum of the kept contexts' moments (:attr:`Level.contexts`)."""
+        count = max(1, self.committed) if self.level.contexts == "mean" else 1
+        return count * self.level.strength, count * self.level.output_strength
 
     @torch.no_grad()
     def filtered(self, step: Callable[[], Any]) -> None:
@@ -186,4 +192,4 @@ class KeyMemories:
         self.looks = int(state["looks"])
         for site, saved in zip(self.sites, state["sites"], strict=True):
             site.load_state_dict(saved)
-            site.build(self.level.strength, self.level.output_strength)
+            site.build(*self.strengths)

@@ -57,7 +57,8 @@ def _levels(setup: Setup, settings: Settings, *, announced: bool, protect: bool 
         max_grad_norm=None,
         consolidate=protect,
         strength=settings.get("strength", 1.0),
-        output_strength=settings.get("output_strength", 1e9),
+        output_strength=1e9,
+        contexts="mean",
         refresh=period,
         horizon=10_000 * period,
     )
@@ -102,6 +103,7 @@ METHODS: Mapping[str, Entry] = {
             {"lr": DESCENT, "strength": STRENGTHS},
             ours=True,
             told=True,
+            revision=1,  # strengths are in units of a mean context
         ),
         Entry(
             "ewc",
@@ -121,6 +123,7 @@ METHODS: Mapping[str, Entry] = {
             lambda s, o: _levels(s, o, announced=False),
             {"lr": DESCENT, "strength": STRENGTHS},
             ours=True,
+            revision=1,
         ),
         Entry(
             "levels, nothing protected",

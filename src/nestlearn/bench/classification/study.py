@@ -68,7 +68,7 @@ def make_levels(
         Level(
             str(place), period * batch, lr=settings["lr"], optimizer="sgd", betas=(0.0, 0.9),
             max_grad_norm=None, consolidate=protect, strength=settings.get("strength", 1.0),
-            output_strength=1e9, refresh=batch, horizon=10_000 * batch,
+            output_strength=1e9, contexts="mean", refresh=batch, horizon=10_000 * batch,
         )
         for place, period in enumerate(periods(levels, slowest))
     ]  # fmt: skip
