@@ -139,11 +139,13 @@ class ClassificationStream(BenchStream):
     def described(self) -> str:
         """See :class:`BenchStream`."""
         passes = "one pass" if self.epochs == 1 else f"{self.epochs} passes"
+        joint = self.entries.get(JOINT)
+        longer = "" if joint is None or joint.passes is None else f" (joint training: {joint.passes})"
         again = "" if self.visits == 1 else f", all tasks {self.visits} times in turn"
         soft = "" if self.blur == 0.0 else f", boundaries blurred over {self.blur:.0%} of a task"
         return (
             f"{self._network}, batches of {self.batch_size}, {passes} "
-            f"over each task's examples{again}{soft}, evaluated every {self.every} batches"
+            f"over each task's examples{longer}{again}{soft}, evaluated every {self.every} batches"
         )
 
     @property
@@ -152,8 +154,8 @@ class ClassificationStream(BenchStream):
             return self.build.described
         if not self.hidden:
             return "a linear network"
-        layers = "layers" if len(self.hidden) > 1 else "a layer"
-        return f"hidden {layers} of {' and '.join(map(str, self.hidden))}".replace("hidden a", "a hidden")
+        layers = "hidden layers" if len(self.hidden) > 1 else "a hidden layer"
+        return f"{layers} of {' and '.join(map(str, self.hidden))}"
 
     def tasks(self, seed: int) -> list[Task]:
         """The tasks."""
