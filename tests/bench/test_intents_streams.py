@@ -54,12 +54,12 @@ def sentences(each: int = 12) -> dict[str, Labelled]:
 
 
 def tiny() -> tuple[Any, int]:
-    """An encoder of six layers, so that it has those that features are taken of."""
+    """An encoder of two layers."""
     from transformers import BertConfig, BertModel
 
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=WORDS, hidden_size=WIDTH, intermediate_size=16, num_hidden_layers=6,
+        vocab_size=WORDS, hidden_size=WIDTH, intermediate_size=16, num_hidden_layers=2,
         num_attention_heads=2, max_position_embeddings=16,
     )  # fmt: skip
     model = BertModel(config).eval()
@@ -86,6 +86,7 @@ def small(**changes: Any) -> ClassificationStream:
 def _few_features(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(methods, "FEATURES", 64)
     monkeypatch.setattr(encoder, "FISHER", 4)
+    monkeypatch.setattr(encoder, "LAYERS", (1, 2))
 
 
 @pytest.mark.parametrize("method", ENCODER_METHODS)
@@ -107,7 +108,7 @@ def test_the_network_learns_through_the_encoder() -> None:
     batch = sentences()["train"][torch.arange(0, 108, 9)]
     nn.functional.cross_entropy(network(batch.inputs), batch.classes).backward()
     names = [name for name, _ in network.named_parameters()]
-    assert len(names) > 60 and not [name for name in names if "embeddings" in name]
+    assert len(names) > 20 and not [name for name in names if "embeddings" in name]
     for name, parameter in network.named_parameters():
         # the softmax does not see what is the same for all keys
         silent = "key.bias" in name
@@ -208,7 +209,7 @@ def test_the_first_session_trains_features_and_later_ones_do_not() -> None:
 
 def test_upper_layers_are_of_the_network_s_own_encoder() -> None:
     network = small().network(small().tasks(0), 0)
-    made, size = upper_layers(network, (4, 6))
+    made, size = upper_layers(network, (1, 2))
     assert size == 2 * WIDTH
     ids = sentences()["test"].inputs[:5]
     found = made(ids)

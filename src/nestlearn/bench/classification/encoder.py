@@ -140,7 +140,7 @@ def without_dropout(encoder: Any) -> Any:
     return encoder
 
 
-def upper_layers(network: nn.Module, layers: Sequence[int] = LAYERS) -> tuple[nn.Module, int]:
+def upper_layers(network: nn.Module, layers: Sequence[int]) -> tuple[nn.Module, int]:
     """Several layers' means of the sentences, each of length 1, and how many numbers those are.
 
     Args:
@@ -154,7 +154,7 @@ def upper_layers(network: nn.Module, layers: Sequence[int] = LAYERS) -> tuple[nn
 
 def _expanded(setup: Setup, network: nn.Module, gain: float) -> tuple[nn.Module, int]:
     """Random features of the upper layers, and how many."""
-    layers, size = upper_layers(network)
+    layers, size = upper_layers(network, LAYERS)
     spread = gain * (size / len(LAYERS)) ** 0.5  # as if a number's mean square were 1
     drawn = random_features(size, methods.FEATURES, gain=spread, seed=setup.seed)
     return nn.Sequential(layers, drawn), methods.FEATURES
