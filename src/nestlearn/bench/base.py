@@ -10,6 +10,8 @@ from typing import Any
 from nestlearn.bench.store import Record
 
 Settings = Mapping[str, Any]
+#: Learns what comes: the lower bound.
+ORDINARY = "ordinary"
 #: All tasks at once: the upper bound.
 JOINT = "joint"
 #: A new model for every task: how much is learned by one that has nothing to keep.
@@ -117,6 +119,11 @@ class BenchStream(ABC):
             ValueError: It diverged.
             RuntimeError: Likewise.
         """
+
+    def against(self, own: Record, ordinary: Record) -> dict[str, float]:
+        """Further figures of a cell that take ordinary learning's with the same seed to tell; none here."""
+        del own, ordinary
+        return {}
 
 
 def rounded(figures: Mapping[str, float]) -> dict[str, float]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
 
-from nestlearn.bench.base import JOINT, Measures
+from nestlearn.bench.base import JOINT, ORDINARY, Measures
 from nestlearn.bench.cells import Search
 from nestlearn.bench.plan import Plan
 from nestlearn.bench.store import Record
@@ -99,9 +99,15 @@ def rows(stream: str, records: Mapping[str, Record]) -> list[Row]:
             finished[method] = cells
     final = own.measures.final
     joint = [records[cell.key][final] for cell in finished.get(JOINT, [])]
+    ordinary = {cell.seed: records[cell.key] for cell in finished.get(ORDINARY, [])}
     found = []
     for method, cells in finished.items():
-        done = [records[cell.key] for cell in cells]
+        done = [
+            {**records[cell.key], **own.against(records[cell.key], ordinary[cell.seed])}
+            if cell.seed in ordinary
+            else records[cell.key]
+            for cell in cells
+        ]
         figures = {
             name: figure([record[name] for record in done])
             for name in names

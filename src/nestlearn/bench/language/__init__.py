@@ -1,0 +1,1 @@
+"""Streams of text, and the ways in which a small causal language model learns on."""

@@ -1,0 +1,208 @@
+"""The ways in which a language model learns on, and what is searched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from nestlearn.bench.base import JOINT, Entry, Settings
+from nestlearn.continual.methods import Averaging, ElasticWeights, FineTuning, Levels, Lora, Method, Replay
+from nestlearn.levels import Level
+
+Batches = Sequence[Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Setup:
+    """What a method is made for.
+
+    Attributes:
+        model: Has learned the first task; methods make copies of what they change.
+        old: Batches of the first task's training text, for what is to be kept of it.
+        store_bytes: One percent of the bytes of all training text, at two bytes a token.
+        period: Tokens of a step.
+        seed: Of draws.
+    """
+
+    model: nn.Module
+    old: Batches
+    store_bytes: int
+    period: int
+    seed: int
+
+    def attached(self, method: Method) -> Method:
+        """The method with the model, and with what it takes in of the first task."""
+        method.attach(self.model)
+        if method.wants_old:
+            method.calibrate(self.old, self.seed)
+        return method
+
+
+@runtime_checkable
+class EndsTasks(Protocol):
+    """A method that does something when a task ends."""
+
+    def end_task(self, batches: Batches, seed: int) -> None:
+        """Called with batches of the finished task's training text, and a seed of draws."""
+
+
+class TaskElasticWeights(ElasticWeights):
+    """Online EWC (Schwarz et al. 2018): importances add up, the anchor is where the last task ended."""
+
+    def end_task(self, batches: Batches, seed: int) -> None:
+        """Take in the importances of a finished task, and anchor here."""
+        before = self.fisher
+        self.calibrate(batches, seed)
+        self.fisher = {n: value + before[n] if n in before else value for n, value in self.fisher.items()}
+        self.start = {name: part.own.detach().clone() for name, part in self.parts.items()}
+
+
+class TaskReplay(Replay):
+    """Replay whose store is shared equally by the finished tasks."""
+
+    def __init__(self, lr: float, *, store_bytes: int, seed: int) -> None:
+        super().__init__(lr, store_bytes=store_bytes, seed=seed)
+        self.shares: list[list[Tensor]] = []
+        self.room = 0
+
+    def end_task(self, batches: Batches, seed: int) -> None:
+        """Make room for windows of a finished task."""
+        del seed
+        if not self.shares:
+            self.shares, self.room = [list(self.store)], len(self.store)
+        self.shares.append([window for batch in batches for window in batch])
+        each = max(1, self.room // len(self.shares))
+        self.shares = [share[:each] for share in self.shares]
+        self.store = [window for share in self.shares for window in share]
+
+
+class ToldLevels(Levels):
+    """Levels that are told when a task ends."""
+
+    def end_task(self, batches: Batches, seed: int) -> None:
+        """End the context; no text is read again."""
+        del batches, seed
+        self.keep()
+
+
+def stored_bytes(method: Method) -> int:
+    """What a method keeps from task to task besides weights and the optimizer's state."""
+    if isinstance(method, Levels):
+        sites = [site for memory in method.optimizer.memories.values() for site in memory.sites]
+        return _bytes([*(t for s in sites for t in (*s.kept.values(), *s.current.values()))])
+    if isinstance(method, ElasticWeights):
+        return _bytes([*method.fisher.values(), *method.start.values()])
+    if isinstance(method, Replay):
+        return 2 * sum(window.numel() for window in method.store)
+    if isinstance(method, Averaging):
+        return _bytes([part.own for part in method.parts.values()])
+    return 0
+
+
+def _bytes(tensors: Sequence[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+DESCENT, DAMPED = "gradient descent", "damped adam"
+
+
+def make_levels(
+    setup: Setup,
+    settings: Settings,
+    *,
+    kind: str,
+    periods: Sequence[int] = (1, 4),
+    told: bool = False,
+    protect: bool = True,
+) -> Method:
+    """Levels of hidden units; the fastest also owns attention and embedding.
+
+    Args:
+        setup: What they are made for.
+        settings: ``lr``, and with protection ``strength`` and ``output``, both strengths.
+        kind: Of optimizer: :data:`DESCENT` or :data:`DAMPED`.
+        periods: Steps between two updates of each.
+        told: Whether they are told when a task ends.
+        protect: Whether they consolidate.
+    """
+    further: dict[str, Any] = {}
+    if protect:
+        further = {"consolidate": True, "strength": settings["strength"], "refresh": 8 * setup.period,
+                   "output_strength": settings["output"], "contexts": "mean",
+                   "eigenbasis": kind == DAMPED}  # fmt: skip
+    levels = [
+        Level(
+            str(place), period * setup.period, lr=settings["lr"] * (period if kind == DESCENT else 1),
+            optimizer="sgd" if kind == DESCENT else "damped_adam", **further,
+        )
+        for place, period in enumerate(periods)
+    ]  # fmt: skip
+    method = (ToldLevels if told else Levels)(levels, rest="0", seed=setup.seed)
+    return setup.attached(method)
+
+
+RATES = (3e-4, 1e-3, 3e-3)
+_DAMPED: Mapping[str, Sequence[Any]] = {
+    "lr": (3e-3, 6e-3, 1.2e-2), "strength": (0.03, 0.1, 0.3), "output": (0.3, 1.0)
+}  # fmt: skip
+_DESCENT: Mapping[str, Sequence[Any]] = {
+    "lr": (2.0, 4.0, 8.0), "strength": (0.03, 0.1, 0.3), "output": (0.3, 1.0)
+}  # fmt: skip
+
+
+def _damped(setup: Setup, settings: Settings, **further: Any) -> Method:
+    return make_levels(setup, settings, kind=DAMPED, **further)
+
+
+METHODS: Mapping[str, Entry] = {
+    entry.name: entry
+    for entry in (
+        Entry("ordinary", lambda s, o: s.attached(FineTuning(o["lr"])), {"lr": RATES}),
+        Entry(JOINT, lambda s, o: s.attached(FineTuning(o["lr"])), {"lr": RATES}),
+        Entry("levels", _damped, _DAMPED, ours=True),
+        Entry(
+            "levels, gradient descent",
+            lambda s, o: make_levels(s, o, kind=DESCENT),
+            _DESCENT,
+            ours=True,
+        ),
+        Entry(
+            "ewc",
+            lambda s, o: s.attached(TaskElasticWeights(o["lr"], o["strength"])),
+            {"lr": (3e-4, 1e-3), "strength": (1e2, 1e3, 1e4)},
+            told=True,
+        ),
+        Entry(
+            "replay, 1 %",
+            lambda s, o: s.attached(TaskReplay(o["lr"], store_bytes=s.store_bytes, seed=s.seed)),
+            {"lr": RATES},
+            stores=True,
+            told=True,
+        ),
+        Entry("lora", lambda s, o: s.attached(Lora(o["lr"], seed=s.seed)), {"lr": RATES}),
+        Entry("levels, told", lambda s, o: _damped(s, o, told=True), _DAMPED, ours=True, told=True),
+        Entry(
+            "levels, nothing protected",
+            lambda s, o: _damped(s, o, protect=False),
+            {"lr": (1e-3, 3e-3, 6e-3)},
+            ours=True,
+        ),
+        Entry("1 level", lambda s, o: _damped(s, o, periods=(1,)), _DAMPED, ours=True),
+        Entry("3 levels", lambda s, o: _damped(s, o, periods=(1, 4, 16)), _DAMPED, ours=True),
+        Entry(
+            "weight averaging",
+            lambda s, o: s.attached(Averaging(o["lr"], o["weight"])),
+            {"lr": RATES, "weight": (0.3, 0.5, 0.7)},
+        ),
+    )
+}
+
+
+def old_batches(windows: Tensor, tokens: int, batch: int) -> list[Tensor]:
+    """The first windows as batches, about so many tokens of them."""
+    count = max(1, tokens // (windows.shape[1] - 1))
+    return list(torch.split(windows[:count], batch))
