@@ -103,7 +103,8 @@ class LanguageStream(BenchStream):
         how = "a share that rises from none to all" if self.blend else "each later one"
         return (
             f"a Llama of 2.6 million parameters from scratch, {first:,} tokens of the first text and {own:,} "
-            f"of {how}, once through, {self.batch_size * CONTEXT:,} a step, evaluated every {self.every} steps"
+            f"of {how}, once through, {self.batch_size * CONTEXT:,} a step, evaluated every {self.every} "
+            "steps"
         )
 
     def run(self, method: str, settings: Settings, seed: int) -> Record:
