@@ -123,7 +123,7 @@ def make_levels(
 
     Args:
         setup: What they are made for.
-        settings: ``lr``, and with protection ``strength`` and ``output``, both strengths.
+        settings: ``lr``, and with protection ``strength``, that of inputs.
         kind: Of optimizer: :data:`DESCENT` or :data:`DAMPED`.
         periods: Steps between two updates of each.
         told: Whether they are told when a task ends.
@@ -132,8 +132,7 @@ def make_levels(
     further: dict[str, Any] = {}
     if protect:
         further = {"consolidate": True, "strength": settings["strength"], "refresh": 8 * setup.period,
-                   "output_strength": settings["output"], "contexts": "mean",
-                   "eigenbasis": kind == DAMPED}  # fmt: skip
+                   "output_strength": 1.0, "contexts": "mean", "eigenbasis": kind == DAMPED}  # fmt: skip
     levels = [
         Level(
             str(place), period * setup.period, lr=settings["lr"] * (period if kind == DESCENT else 1),
@@ -146,12 +145,8 @@ def make_levels(
 
 
 RATES = (3e-4, 1e-3, 3e-3)
-_DAMPED: Mapping[str, Sequence[Any]] = {
-    "lr": (3e-3, 6e-3, 1.2e-2), "strength": (0.03, 0.1, 0.3), "output": (0.3, 1.0)
-}  # fmt: skip
-_DESCENT: Mapping[str, Sequence[Any]] = {
-    "lr": (2.0, 4.0, 8.0), "strength": (0.03, 0.1, 0.3), "output": (0.3, 1.0)
-}  # fmt: skip
+_DAMPED: Mapping[str, Sequence[Any]] = {"lr": (3e-3, 6e-3, 1.2e-2), "strength": (0.1, 0.3)}
+_DESCENT: Mapping[str, Sequence[Any]] = {"lr": (2.0, 4.0, 8.0), "strength": (0.1, 0.3)}
 
 
 def _damped(setup: Setup, settings: Settings, **further: Any) -> Method:

@@ -78,8 +78,8 @@ class LanguageStream(BenchStream):
     held: int = 24
     blend: bool = False
     table: Mapping[str, Entry] = field(default_factory=lambda: METHODS)
-    seeds: int = 3
-    trials: int = 4
+    seeds: int = 2
+    trials: int = 6
     left_out: Mapping[str, str] = field(default_factory=dict)
     published: Mapping[str, float] = field(default_factory=dict)
     source: str = ""

@@ -17,7 +17,7 @@ TEXTS = (
         "languages", "Five languages: help pages in English, French, German, Spanish, Italian", "languages"
     ),
     LanguageStream(
-        "domains", "Four domains of English: technical, legal, code, literature", "domains", seeds=2,
+        "domains", "Four domains of English: technical, legal, code, literature", "domains", seeds=1,
         left_out=_only(*_MAIN),
     ),
     LanguageStream(
