@@ -165,7 +165,7 @@ def test_keys_tell_apart_what_decides_a_result(monkeypatch: pytest.MonkeyPatch) 
         keys |= {Search(own.name, "ordinary").key, Cell(own.name, "ordinary", 0, {"lr": 0.1}).key}
     assert len(keys) == 2 * len(variants)
     assert len({own.described for own in variants[1:5]}) == 4
-    assert "2 passes over each task's examples (joint training: 2)," in small().described
+    assert "2 passes over each task's examples (joint training: 5)," in small().described
     assert (
         "a linear network" in variants[3].described
         and "a hidden layer of 5," in small(build=None, hidden=(5,)).described

@@ -191,7 +191,7 @@ ENCODER_METHODS: Mapping[str, Entry] = {
     entry.name: entry
     for entry in (
         _slowly("ordinary"),
-        replace(_slowly(JOINT), passes=2),
+        replace(_slowly(JOINT), space={"lr": (1e-4,)}, passes=5),  # the rate that two passes chose
         Entry("exact head", _exact, _RIDGE, ours=True, passes=1),
         Entry("lora", _low_rank, {"lr": (3e-4, 1e-3)}),
         _slowly("replay, 1 %"),
