@@ -151,7 +151,7 @@ def test_the_streams_of_the_benchmark() -> None:
     for name, own in STREAMS.items():
         assert own.name == name
         assert set(own.published) <= set(METHODS)
-        assert own.scenario in SCENARIOS
+        assert not isinstance(own, ClassificationStream) or own.scenario in SCENARIOS
         assert "ordinary" in own.entries and {JOINT, FRESH} & set(own.entries)
         assert all(own.left_out.values()) and not set(own.left_out) & set(own.entries)
     assert len({json.dumps(own.settings) for own in STREAMS.values()}) == len(STREAMS)
