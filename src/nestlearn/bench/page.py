@@ -20,9 +20,9 @@ page anew. On a stream every method meets the same tasks, models, batches and nu
 come from the same search (Optuna; the number of trials is under each table), on validation examples of the
 first {SEARCHED_TASKS} tasks only, with a seed that is not reported. What is shown is measured on test
 examples, means over seeds with 95 % confidence intervals (Student's t). No setting was chosen on later tasks
-or on test examples. Two things were: that levels count in mean contexts came after looks at all tasks of split
-digits, on validation examples; and joint training on intents has more passes than first planned, since it stood
-too low on test sentences. `log.md` says more.
+or on test examples. Two things were: that levels count in mean contexts came after looks at all tasks of
+split digits, on validation examples; and joint training on intents has more passes than first planned, since
+it stood too low on test sentences. `log.md` says more.
 
 **stored**: bytes kept from task to task besides weights and the optimizer's state. **operations**: of
 products of matrices while learning, where they are counted. Methods in bold are this project's. *told*: is
