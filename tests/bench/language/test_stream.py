@@ -168,3 +168,15 @@ def test_letters_are_exchanged_one_to_one() -> None:
     assert "Où est l'hôtel?".translate(table).count("?") == 1
     assert alphabet.upper().translate(table) == alphabet.translate(table).upper()
     assert alphabet.translate(table) != alphabet.translate(substitution(2))
+
+
+def test_settings_tell_apart_what_decides_a_result(
+    stream: LanguageStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [own.settings for own in (stream, small(steps=5), small(blend=True), small(every=1))]
+    monkeypatch.setattr(start, "SHAPE", {**start.SHAPE, "hidden_size": 32})
+    found.append(stream.settings)
+    monkeypatch.setattr(module, "CONTEXT", 8)
+    found.append(stream.settings)
+    assert len({json.dumps(own) for own in found}) == 6
+    assert small(seeds=9, trials=5).settings == stream.settings  # how many there are decides nothing

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from nestlearn.bench.base import JOINT, BenchStream, Entry, Measures, Settings, rounded, rounded_row
+from nestlearn.bench.language import material, start
 from nestlearn.bench.language.material import CONTEXT, Material, load_material
 from nestlearn.bench.language.methods import METHODS, EndsTasks, Setup, old_batches, stored_bytes
 from nestlearn.bench.language.start import BATCH, learned_first
@@ -94,7 +95,11 @@ class LanguageStream(BenchStream):
     def settings(self) -> dict[str, Any]:
         """See :class:`BenchStream`."""
         names = ("name", "data", "first_steps", "steps", "batch_size", "every", "held", "blend")
-        return {name: getattr(self, name) for name in names}
+        shared = {
+            "context": CONTEXT, "vocabulary": material.VOCABULARY, "calibration": CALIBRATION,
+            "first": [BATCH, start.RATE, start.WARM_UP], "shape": dict(start.SHAPE),
+        }  # fmt: skip
+        return {name: getattr(self, name) for name in names} | shared
 
     @property
     def described(self) -> str:
@@ -151,9 +156,7 @@ class LanguageStream(BenchStream):
 
     def load_names(self) -> tuple[str, ...]:
         """The tasks' names, without their text."""
-        from nestlearn.bench.language.material import SOURCES  # noqa: PLC0415  (tests have others)
-
-        return SOURCES[self.data][0]
+        return material.SOURCES[self.data][0]
 
     def trial(self, method: str, settings: Settings, seed: int, tasks: int) -> float:
         """See :class:`BenchStream`: minus the mean bits per byte of these tasks."""
@@ -249,9 +252,9 @@ def later_text(stream: LanguageStream, task: str, seed: int) -> Tensor:
 def _evaluated(
     stream: LanguageStream, method: Method, tasks: Sequence[str], split: str, stage: int, tokens: int
 ) -> CurvePoint:
-    material = stream.load(stream.data)
+    text = stream.load(stream.data)
     bits = {
-        task: bits_per_byte(method.model, material.windows(task, split, stream.held, 0), material.sizes)
+        task: bits_per_byte(method.model, text.windows(task, split, stream.held, 0), text.sizes)
         for task in tasks
     }
     return {"tokens": tokens, "stage": stage, "bits_per_byte": bits}
