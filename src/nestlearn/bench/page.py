@@ -10,7 +10,7 @@ from nestlearn.bench.cells import SEARCHED_TASKS
 from nestlearn.bench.figure import write_figure
 from nestlearn.bench.store import Record
 from nestlearn.bench.streams import STREAMS
-from nestlearn.bench.summary import Figure, Row, Searched, ordered, plain, rows, searches, streams
+from nestlearn.bench.summary import Figure, Row, Searched, ordered, plain, rows, searches
 from nestlearn.reporting.files import write_atomically
 
 _START = f"""# The continual-learning benchmark
@@ -39,10 +39,9 @@ def write_page(records: Mapping[str, Record], path: Path) -> None:
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
     """
-    there = streams(records)
-    parts, explained = [_START, glance({name: rows(name, records) for name in there})], ""
-    for name in there:
-        own = rows(name, records)
+    found = {name: own for name in STREAMS if (own := rows(name, records))}
+    parts, explained = [_START, glance(found)], ""
+    for name, own in found.items():
         image = path.parent / "images" / f"bench-{name}.svg"
         image.parent.mkdir(parents=True, exist_ok=True)
         write_figure(own, STREAMS[name], image)

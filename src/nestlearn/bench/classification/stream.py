@@ -14,6 +14,7 @@ from nestlearn.bench.base import JOINT, BenchStream, Entry, Measures, Settings, 
 from nestlearn.bench.store import Record
 from nestlearn.continual.classification import Classifier, run_stream
 from nestlearn.continual.classification import Record as Run
+from nestlearn.continual.classification.base import size_of
 from nestlearn.continual.classification.run import accuracies
 from nestlearn.continual.plasticity import plasticity
 from nestlearn.streams.tasks import Labelled, Splits, Task, TaskStream
@@ -257,8 +258,7 @@ class Setup:
     @property
     def bytes(self) -> int:
         """Of all training examples at the type they have: a store has a share of them."""
-        inputs = [task.splits["train"].inputs for task in self.tasks]
-        return sum(own.numel() * own.element_size() for own in inputs)
+        return size_of(*(task.splits["train"].inputs for task in self.tasks))
 
 
 def width(tasks: Sequence[Task]) -> int:

@@ -14,9 +14,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from nestlearn.bench.base import JOINT, Entry, Settings
-from nestlearn.bench.classification.methods import DESCENT, RATES, STRENGTHS
+from nestlearn.bench.classification.methods import DESCENT, RATES, STRENGTHS, descent_level
 from nestlearn.continual.classification import Classifier, Levels, Ordinary, adam
-from nestlearn.levels import Level
 from nestlearn.optim import (
     M3,
     Consolidated,
@@ -65,13 +64,9 @@ def make_levels(
     """Levels of gradient descent; a slow one's rate is the same, its gradient the mean over its period."""
     batch = setup.stream.batch_size
     made = [
-        Level(
-            str(place), period * batch, lr=settings["lr"], optimizer="sgd", betas=(0.0, 0.9),
-            max_grad_norm=None, consolidate=protect, strength=settings.get("strength", 1.0),
-            output_strength=1e9, contexts="mean", refresh=batch, horizon=10_000 * batch,
-        )
+        descent_level(str(place), period * batch, batch, settings, protect=protect)
         for place, period in enumerate(periods(levels, slowest))
-    ]  # fmt: skip
+    ]
     assign = owner(levels, settings.get("fastest", LAST))
     return Levels(setup.network(), made, assign=assign, variant=variant)
 

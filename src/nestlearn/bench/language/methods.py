@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nestlearn.bench.base import JOINT, Entry, Settings
+from nestlearn.continual.classification.base import size_of
 from nestlearn.continual.methods import Averaging, ElasticWeights, FineTuning, Levels, Lora, Method, Replay
 from nestlearn.levels import Level
 
@@ -92,19 +93,14 @@ class ToldLevels(Levels):
 def stored_bytes(method: Method) -> int:
     """What a method keeps from task to task besides weights and the optimizer's state."""
     if isinstance(method, Levels):
-        sites = [site for memory in method.optimizer.memories.values() for site in memory.sites]
-        return _bytes([*(t for s in sites for t in (*s.kept.values(), *s.current.values()))])
+        return sum(memory.stored_bytes() for memory in method.optimizer.memories.values())
     if isinstance(method, ElasticWeights):
-        return _bytes([*method.fisher.values(), *method.start.values()])
+        return size_of(*method.fisher.values(), *method.start.values())
     if isinstance(method, Replay):
         return 2 * sum(window.numel() for window in method.store)
     if isinstance(method, Averaging):
-        return _bytes([part.own for part in method.parts.values()])
+        return size_of(*(part.own for part in method.parts.values()))
     return 0
-
-
-def _bytes(tensors: Sequence[Tensor]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 DESCENT, DAMPED = "gradient descent", "damped adam"

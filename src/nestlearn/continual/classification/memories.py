@@ -62,8 +62,7 @@ class Levels(Ordinary):
 
     def stored_bytes(self) -> int:
         """The moments that are kept."""
-        sites = [site for memory in self.nested.memories.values() for site in memory.sites]
-        return sum(size_of(*site.kept.values(), *site.current.values()) for site in sites)
+        return sum(memory.stored_bytes() for memory in self.nested.memories.values())
 
 
 class ExactHead(Classifier):
