@@ -16,6 +16,8 @@ ORDINARY = "ordinary"
 JOINT = "joint"
 #: A new model for every task: how much is learned by one that has nothing to keep.
 FRESH = "fresh"
+#: What a search looks at, where a stream says nothing else: later tasks choose nothing.
+SEARCHED_TASKS = 2
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ class BenchStream(ABC):
         title: For people.
         seeds: How many are reported.
         trials: Of each search at most.
+        searched_tasks: The first tasks, which a search looks at.
         measures: What is shown.
         published: Percentages from the literature by method, and ``source``, where they are from.
         left_out: Why methods of its kind are not on it.
@@ -87,6 +90,7 @@ class BenchStream(ABC):
     title: str
     seeds: int
     trials: int
+    searched_tasks: int = SEARCHED_TASKS
     measures: Measures
     published: Mapping[str, float]
     source: str

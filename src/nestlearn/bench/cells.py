@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from nestlearn.bench.base import BenchStream
+from nestlearn.bench.base import SEARCHED_TASKS, BenchStream
 from nestlearn.bench.store import Record
 from nestlearn.bench.streams import STREAMS
 
@@ -21,7 +21,6 @@ from nestlearn.bench.streams import STREAMS
 VERSION = 1
 #: Of the search; its networks and orders are in no reported cell.
 SEARCH_SEED = 1000
-SEARCHED_TASKS = 2
 
 
 def _hash(*parts: Any) -> str:
@@ -30,7 +29,7 @@ def _hash(*parts: Any) -> str:
 
 @dataclass(frozen=True)
 class Search:
-    """The search for a method's settings on a stream's first two tasks.
+    """The search for a method's settings on a stream's first tasks, two if it says nothing else.
 
     Attributes:
         stream: Name.
@@ -48,8 +47,9 @@ class Search:
         """The hash of everything that decides its result but the code."""
         stream = STREAMS[self.stream]
         space = {name: list(values) for name, values in stream.entries[self.method].space.items()}
-        revision = _revision(stream, self.method)
-        return _hash("search", stream.settings, self.method, space, stream.trials, SEARCH_SEED, *revision)
+        seen = [] if stream.searched_tasks == SEARCHED_TASKS else [stream.searched_tasks]
+        further = [*seen, *_revision(stream, self.method)]
+        return _hash("search", stream.settings, self.method, space, stream.trials, SEARCH_SEED, *further)
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def execute(work: Search | Cell) -> Record:
 
 
 def search(own: Search) -> Record:
-    """Try settings on validation examples of the first two tasks.
+    """Try settings on validation examples of the first tasks.
 
     All combinations, if there are no more than the budget of trials; otherwise those that a tree-structured
     Parzen estimator draws (Optuna; Akiba et al. 2019, arXiv 1907.10902).
@@ -110,7 +110,7 @@ def search(own: Search) -> Record:
     def objective(trial: Any) -> float:
         settings = {name: trial.suggest_categorical(name, values) for name, values in space.items()}
         try:
-            return stream.trial(own.method, settings, SEARCH_SEED, SEARCHED_TASKS)
+            return stream.trial(own.method, settings, SEARCH_SEED, stream.searched_tasks)
         except (ValueError, RuntimeError) as error:  # diverged: the worst there is
             trial.set_user_attr("failed", str(error).split(":")[0])
             return 0.0 if stream.measures.rising else -math.inf

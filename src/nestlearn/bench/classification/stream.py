@@ -10,7 +10,17 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from nestlearn.bench.base import JOINT, BenchStream, Entry, Measures, Settings, rounded, rounded_row
+from nestlearn.bench.base import (
+    JOINT,
+    SEARCHED_TASKS,
+    BenchStream,
+    Entry,
+    Measures,
+    Settings,
+    rounded,
+    rounded_row,
+)
+from nestlearn.bench.classification.measures import MEASURES, MEASURES_OF_ROUNDS
 from nestlearn.bench.store import Record
 from nestlearn.continual.classification import Classifier, run_stream
 from nestlearn.continual.classification import Record as Run
@@ -19,44 +29,6 @@ from nestlearn.continual.classification.run import accuracies
 from nestlearn.continual.plasticity import plasticity
 from nestlearn.streams.tasks import Labelled, Splits, Task, TaskStream
 
-MEASURES = Measures(
-    final="accuracy",
-    learned="learned",
-    unit="accuracy",
-    rising=True,
-    columns={
-        "accuracy": "accuracy",
-        "over_joint": "of joint",
-        "learned": "learned",
-        "forgetting": "forgetting",
-        "backward": "backward",
-        "forward": "forward",
-        "minimum": "minimum",
-        "worst": "worst",
-    },
-    plasticity={"dead": "dead", "rank": "rank", "weight": "norm"},
-    explained=(
-        "**accuracy**: mean over all tasks at the end. **of joint**: over that of joint training on all "
-        "tasks at once. **learned**: mean accuracy on each task right after it. **forgetting**: from the "
-        "best a task ever was (Chaudhry et al. 2018). **backward**, **forward**: transfer (Lopez-Paz & "
-        "Ranzato 2017). **minimum**: mean over tasks of the least accuracy at any evaluation after the task, "
-        "the stability gap (De Lange et al. 2023); **worst**: what is known of all tasks at any moment. "
-        "**dead**: hidden units that are zero on all of 1,000 test inputs; **rank**: effective rank of the "
-        "last hidden layer over its width; **norm**: mean size of a weight."
-    ),
-)
-
-
-#: Where tasks come again.
-MEASURES_OF_ROUNDS = replace(
-    MEASURES,
-    columns={"accuracy": "accuracy", "over_joint": "of joint", "learned": "learned", "once": "one round"},
-    explained=(
-        "**accuracy**: mean over all tasks after the last round; **one round**: after the first. **of "
-        "joint**: over that of joint training on all tasks at once. **learned**: mean accuracy on each task "
-        "right after its first visit. **dead**, **rank**, **norm**: as above."
-    ),
-)
 #: Of more tasks the whole matrix is not kept.
 MATRIX_TASKS = 50
 
@@ -81,7 +53,8 @@ class ClassificationStream(BenchStream):
     """Classification tasks as every method meets them.
 
     Attributes:
-        name: See :class:`BenchStream`, as title, seeds, trials, published, source and left_out.
+        name: See :class:`BenchStream`, as title, seeds, trials, searched_tasks, published, source and
+            left_out.
         data: Which examples.
         load: Gives them, with flat inputs, by the name of the data.
         cut: Makes tasks of them, for a seed.
@@ -112,6 +85,7 @@ class ClassificationStream(BenchStream):
     blur: float = 0.0
     seeds: int = 5
     trials: int = 12
+    searched_tasks: int = SEARCHED_TASKS
     published: Mapping[str, float] = field(default_factory=dict)
     source: str = ""
     left_out: Mapping[str, str] = field(default_factory=dict)
