@@ -20,6 +20,8 @@ from nestlearn.continual.methods import (
     L2ToStart,
     Levels,
     Lora,
+    Rehearsal,
+    Rehearsing,
     Replay,
 )
 from nestlearn.optim import NonFiniteGradientError
@@ -38,6 +40,8 @@ MAKE: dict[str, Any] = {
     "l2": lambda: L2ToStart(1e-2, 1e-2),
     "replay": lambda: Replay(1e-2, 200),
     "average": lambda: Averaging(1e-2),
+    "rehearsal": lambda: Rehearsing(1e-2, Rehearsal(ahead=4)),
+    "levels, rehearsing": lambda: Levels(levels(consolidate=True), rehearsal=Rehearsal(ahead=4)),
 }
 every = pytest.mark.parametrize("name", MAKE)
 

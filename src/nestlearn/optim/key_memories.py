@@ -92,6 +92,12 @@ class KeyMemories:
         for site in self.sites:
             site.fresh = {}
 
+    def clear(self) -> None:
+        """Forget all contexts, kept and current: nothing is protected then."""
+        self.committed, self.looks = 0, 0
+        for site in self.sites:
+            site.clear()
+
     @torch.no_grad()
     def commit(self, common: Tensor | None = None) -> bool:
         """Keep the current context and derive the factors of the update.

@@ -10,7 +10,7 @@ from nestlearn.retrofitting.retrofit import (
     retrofit_of,
     undo_retrofit,
 )
-from nestlearn.retrofitting.samples import own_samples
+from nestlearn.retrofitting.samples import own_samples, positions, start_token
 
 __all__ = [
     "Block",
@@ -23,7 +23,9 @@ __all__ = [
     "find_rest",
     "measure_usage",
     "own_samples",
+    "positions",
     "retrofit",
     "retrofit_of",
+    "start_token",
     "undo_retrofit",
 ]

@@ -33,9 +33,8 @@ def own_samples(
             "calibration=[token ids, ...]"
         )
     anything: Any = model
-    start = _start(anything)
-    longest = getattr(anything.config, "max_position_embeddings", None)
-    length = min(length, longest) if isinstance(longest, int) else length
+    start = start_token(anything)
+    length = min(length, positions(model) or length)
     device = next(model.parameters()).device
     training = model.training
     model.eval()
@@ -63,7 +62,13 @@ def own_samples(
     return batches
 
 
-def _start(model: Any) -> int:
+def positions(model: Any) -> int | None:
+    """Tokens that a model can have in one window; None where its configuration does not say."""
+    longest = getattr(model.config, "max_position_embeddings", None)
+    return longest if isinstance(longest, int) else None
+
+
+def start_token(model: Any) -> int:
     """The token that a text begins with; the one that ends it where there is none."""
     for config in (getattr(model, "generation_config", None), model.config):
         for name in ("bos_token_id", "decoder_start_token_id", "eos_token_id"):

@@ -11,7 +11,17 @@ from torch import Tensor, nn
 
 from nestlearn.bench.base import JOINT, Entry, Settings
 from nestlearn.continual.classification.base import size_of
-from nestlearn.continual.methods import Averaging, ElasticWeights, FineTuning, Levels, Lora, Method, Replay
+from nestlearn.continual.methods import (
+    Averaging,
+    ElasticWeights,
+    FineTuning,
+    Levels,
+    Lora,
+    Method,
+    Rehearsal,
+    Rehearsing,
+    Replay,
+)
 from nestlearn.levels import Level
 
 Batches = Sequence[Tensor]
@@ -93,7 +103,10 @@ class ToldLevels(Levels):
 def stored_bytes(method: Method) -> int:
     """What a method keeps from task to task besides weights and the optimizer's state."""
     if isinstance(method, Levels):
-        return sum(memory.stored_bytes() for memory in method.optimizer.memories.values())
+        speaker = 0 if method.rehearsal is None else method.rehearsal.stored_bytes()
+        return speaker + sum(memory.stored_bytes() for memory in method.optimizer.memories.values())
+    if isinstance(method, Rehearsing):
+        return method.rehearsal.stored_bytes()
     if isinstance(method, ElasticWeights):
         return size_of(*method.fisher.values(), *method.start.values())
     if isinstance(method, Replay):
@@ -114,6 +127,7 @@ def make_levels(
     periods: Sequence[int] = (1, 4),
     told: bool = False,
     protect: bool = True,
+    rehearse: bool = False,
 ) -> Method:
     """Levels of hidden units; the fastest also owns attention and embedding.
 
@@ -124,6 +138,7 @@ def make_levels(
         periods: Steps between two updates of each.
         told: Whether they are told when a task ends.
         protect: Whether they consolidate.
+        rehearse: Whether they also rehearse.
     """
     further: dict[str, Any] = {}
     if protect:
@@ -136,7 +151,8 @@ def make_levels(
         )
         for place, period in enumerate(periods)
     ]  # fmt: skip
-    method = (ToldLevels if told else Levels)(levels, rest="0", seed=setup.seed)
+    rehearsal = Rehearsal(seed=setup.seed) if rehearse else None
+    method = (ToldLevels if told else Levels)(levels, rest="0", seed=setup.seed, rehearsal=rehearsal)
     return setup.attached(method)
 
 
@@ -155,6 +171,18 @@ METHODS: Mapping[str, Entry] = {
         Entry("ordinary", lambda s, o: s.attached(FineTuning(o["lr"])), {"lr": RATES}),
         Entry(JOINT, lambda s, o: s.attached(FineTuning(o["lr"])), {"lr": RATES}),
         Entry("levels", _damped, _DAMPED, ours=True),
+        Entry(
+            "levels, rehearsing",
+            lambda s, o: _damped(s, o, rehearse=True),
+            {"lr": (6e-3, 1.2e-2), "strength": (0.3, 3.0)},
+            ours=True,
+        ),
+        Entry(
+            "rehearsal",
+            lambda s, o: s.attached(Rehearsing(o["lr"], Rehearsal(seed=s.seed))),
+            {"lr": RATES},
+            ours=True,
+        ),
         Entry(
             "levels, gradient descent",
             lambda s, o: make_levels(s, o, kind=DESCENT),

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nestlearn.continual.methods.base import Change, Method, Tree, causal_loss, drawn_loss
+from nestlearn.continual.methods.rehearsal import Rehearsal
 from nestlearn.levels import Level
 from nestlearn.retrofitting import Division, NestedUnits, find_blocks, retrofit, retrofit_of
 from nestlearn.retrofitting.retrofit import divided
@@ -56,6 +57,8 @@ class Levels(Method):
         rest: Likewise.
         division: Who owns which units, where that is known.
         seed: Likewise.
+        rehearsal: What the model goes on saying of what it knew, beside the levels' own protection. Key
+            memories then look at its texts only, anew after every change of subject.
 
     Attributes:
         optimizer: Updates the levels.
@@ -75,7 +78,9 @@ class Levels(Method):
         rest: str | None = None,
         division: Mapping[str, Any] | None = None,
         seed: int = 0,
+        rehearsal: Rehearsal | None = None,
     ) -> None:
+        self.rehearsal = rehearsal
         self.levels = None if levels is None else tuple(levels)
         self.how, self.assign, self.shares, self.blocks = how, assign, shares, blocks
         self.calibration, self.rest, self.division, self.seed = calibration, rest, division, seed
@@ -84,17 +89,21 @@ class Levels(Method):
     @property
     def settings(self) -> Tree:
         """The levels and the names of their blocks."""
+        own = {} if self.rehearsal is None else {"rehearsal": self.rehearsal.settings}
         return {
             "levels": [asdict(level) for level in retrofit_of(self.model).levels],
             "blocks": [block.name for block in retrofit_of(self.model).division.blocks],
             "rest": retrofit_of(self.model).division.rest,
+            **own,
         }
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any], learned: Mapping[str, Any]) -> Levels:
         """The method as a file describes it, with the units divided as there."""
         levels = [Level(**{**level, "betas": tuple(level["betas"])}) for level in settings["levels"]]
-        return cls(levels, blocks=settings["blocks"], rest=settings["rest"], division=learned["division"])
+        own = Rehearsal(**settings["rehearsal"]) if "rehearsal" in settings else None
+        blocks, rest = settings["blocks"], settings["rest"]
+        return cls(levels, blocks=blocks, rest=rest, division=learned["division"], rehearsal=own)
 
     def attach(self, base: nn.Module) -> None:
         """Retrofit the model, or take one that is, which then learns itself.
@@ -114,6 +123,9 @@ class Levels(Method):
             self.model = self._retrofitted(base)
         self.optimizer = NestedUnits(self.model)
         self.updates = {level.name: 0 for level in self.optimizer.levels}
+        if self.rehearsal is not None:
+            self.rehearsal.attach(retrofit_of(self.model).base)
+            self.rehearsal.remember(self.model)
 
     def _retrofitted(self, base: nn.Module) -> nn.Module:
         levels, rest = self.levels, self.rest
@@ -156,6 +168,10 @@ class Levels(Method):
 
     def keep(self) -> bool:
         """End the current context, if a key memory has looked at it since it began."""
+        if self.rehearsal is not None:
+            self.rehearsal.change(self.model)
+            self._look_at_rehearsal()
+            return True
         kept = len(self.optimizer.surprises)
         self.optimizer.commit()
         return len(self.optimizer.surprises) > kept
@@ -164,9 +180,8 @@ class Levels(Method):
         """One step of the stream; the levels that it makes due are updated."""
         tokens = batch.shape[0] * (batch.shape[1] - 1)
         due = self.optimizer.clock.due(tokens)
-        loss = causal_loss(self.model, batch)
+        loss, value = self._losses(batch)
         loss.backward()
-        value = loss.detach()
         try:
             self.optimizer.step(tokens=tokens, surprise=value)
         finally:
@@ -174,6 +189,24 @@ class Levels(Method):
         for level in due:
             self.updates[level.name] += 1
         return float(value)
+
+    def _losses(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        """What is minimised, and the loss of the new text alone."""
+        if self.rehearsal is None:
+            loss = causal_loss(self.model, batch)
+            return loss, loss.detach()
+        changed, new = self.rehearsal.begin(self.model, batch)
+        if changed:
+            self._look_at_rehearsal()
+        return self.rehearsal.loss(self.model, new, batch), new.detach()
+
+    def _look_at_rehearsal(self) -> None:
+        """Protect what the speaker says, and nothing else."""
+        assert self.rehearsal is not None
+        for memory in self.optimizer.memories.values():
+            memory.clear()
+        if self.optimizer.memories:
+            self.calibrate(self.rehearsal.calibration(), self.seed + self.rehearsal.subjects)
 
     def learned(self) -> Tree:
         """Who owns which units, and the values of the levels that have changed."""
@@ -228,6 +261,7 @@ class Levels(Method):
             "updates": dict(self.updates),
             "division": division.to_tree(),
             "rest": division.rest,
+            **({} if self.rehearsal is None else {"rehearsal": self.rehearsal.state_dict()}),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -246,6 +280,8 @@ class Levels(Method):
             for level, units in levels.items():
                 if not torch.equal(units, saved.units[block].get(level, torch.empty(0))):
                     raise ValueError(f"the state divides the units of {block!r} among levels in another way")
+        if self.rehearsal is not None:
+            self.rehearsal.load_state_dict(state["rehearsal"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.updates = {name: int(count) for name, count in state["updates"].items()}
 

@@ -59,6 +59,11 @@ class Site:
             self.current[key] = value if old is None else old.lerp(value, share)
         self.fresh = {}
 
+    def clear(self) -> None:
+        """Forget all moments and what was derived from them."""
+        self.fresh, self.current, self.kept = {}, {}, {}
+        self.factors, self.bases, self.spectra = {}, {}, {}
+
     def sensitivity(self) -> Tensor | None:
         """``mean(diag C) mean(diag D)``, the mean of the Kronecker-factored curvature's diagonal.
 
