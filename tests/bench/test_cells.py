@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from nestlearn.bench import cells
+from nestlearn.bench import cells, page
 from nestlearn.bench.base import FRESH, JOINT
 from nestlearn.bench.cells import SEARCH_SEED, Cell, Search, execute
 from nestlearn.bench.classification import stream as module
 from nestlearn.bench.classification.methods import METHODS
 from nestlearn.bench.classification.stream import ClassificationStream, Setup, learn, together, width
 from nestlearn.bench.streams import STREAMS
+from nestlearn.streams import DataError
 from nestlearn.streams.tasks import SCENARIOS
 from tests.bench.made import CLASSES, SIZE, clouds, small, stream, thirds
 
@@ -79,6 +80,37 @@ def test_what_diverges_is_the_worst(stream: ClassificationStream, monkeypatch: p
     failed = [trial for trial in record["trials"] if "failed" in trial]
     assert [trial["settings"]["lr"] for trial in failed] == [1e25]
     assert failed[0]["accuracy"] == 0.0 and record["best"] == {"lr": 1e-3}
+
+
+def test_text_that_is_missing_is_no_divergence(
+    stream: ClassificationStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(data: str) -> Any:
+        raise DataError(f"{data} is not there")
+
+    monkeypatch.setattr(cells, "STREAMS", {"small": small(load=missing)})
+    with pytest.raises(DataError, match="clouds is not there"):
+        execute(Search(stream.name, "ordinary"))
+
+
+def test_a_stream_can_have_all_its_tasks_searched(
+    stream: ClassificationStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: set[int] = set()
+
+    def watched(*args: Any, **settings: Any) -> Any:
+        seen.add(len(args[2]))
+        return learn(*args, **settings)
+
+    monkeypatch.setattr(module, "learn", watched)
+    own = Search(stream.name, "ordinary")
+    usual = own.key
+    monkeypatch.setattr(cells, "STREAMS", {"small": small(searched_tasks=3)})
+    execute(own)
+    assert seen == {3}
+    assert own.key != usual
+    assert "chosen on validation examples of 3 tasks" in page.section(small(searched_tasks=3), [], [])
+    assert "chosen on" not in page.section(small(), [], [])
 
 
 def test_keys_tell_apart_what_decides_a_result(

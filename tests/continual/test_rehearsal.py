@@ -91,7 +91,7 @@ def test_a_change_of_subject_makes_the_model_of_before_the_speaker(kind: str) ->
     base = pretrained()
     own: Any = Rehearsing(1e-2, rehearsal)
     if kind == "levels":
-        own = Levels(levels(consolidate=True, lr=3e-2), rehearsal=rehearsal)
+        own = Levels(levels(consolidate=True, lr=3e-2), rest="fast", rehearsal=rehearsal)
     own.attach(base)
     if own.wants_old:
         own.calibrate([windows(9)])

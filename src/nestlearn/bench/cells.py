@@ -16,6 +16,7 @@ import torch
 from nestlearn.bench.base import SEARCHED_TASKS, BenchStream
 from nestlearn.bench.store import Record
 from nestlearn.bench.streams import STREAMS
+from nestlearn.streams import DataError
 
 #: Counts changes of what a cell computes: those of before are done anew.
 VERSION = 1
@@ -111,6 +112,8 @@ def search(own: Search) -> Record:
         settings = {name: trial.suggest_categorical(name, values) for name, values in space.items()}
         try:
             return stream.trial(own.method, settings, SEARCH_SEED, stream.searched_tasks)
+        except DataError:
+            raise
         except (ValueError, RuntimeError) as error:  # diverged: the worst there is
             trial.set_user_attr("failed", str(error).split(":")[0])
             return 0.0 if stream.measures.rising else -math.inf
