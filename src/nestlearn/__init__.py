@@ -21,6 +21,7 @@ from nestlearn.levels import Clock, Level
 if TYPE_CHECKING:
     from nestlearn import continual, layers, models, reporting, retrofitting, streams, training
     from nestlearn.continual.learner import Learner
+    from nestlearn.continual.methods import Rehearsal
     from nestlearn.models.hope import HopeCache, HopeConfig, HopeForCausalLM, HopeModel
     from nestlearn.retrofitting import NestedUnits, retrofit, undo_retrofit
 
@@ -34,6 +35,7 @@ _LAZY = {
     "HopeModel": "nestlearn.models.hope",
     "Learner": "nestlearn.continual.learner",
     "NestedUnits": "nestlearn.retrofitting",
+    "Rehearsal": "nestlearn.continual.methods",
     "retrofit": "nestlearn.retrofitting",
     "undo_retrofit": "nestlearn.retrofitting",
 }
@@ -61,6 +63,7 @@ __all__ = [
     "Learner",
     "Level",
     "NestedUnits",
+    "Rehearsal",
     "continual",
     "layers",
     "levels",
