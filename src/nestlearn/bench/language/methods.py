@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from nestlearn.bench.base import JOINT, Entry, Settings
-from nestlearn.continual.classification.base import size_of
 from nestlearn.continual.methods import (
     Averaging,
     ElasticWeights,
@@ -100,22 +99,6 @@ class ToldLevels(Levels):
         self.keep()
 
 
-def stored_bytes(method: Method) -> int:
-    """What a method keeps from task to task besides weights and the optimizer's state."""
-    if isinstance(method, Levels):
-        speaker = 0 if method.rehearsal is None else method.rehearsal.stored_bytes()
-        return speaker + sum(memory.stored_bytes() for memory in method.optimizer.memories.values())
-    if isinstance(method, Rehearsing):
-        return method.rehearsal.stored_bytes()
-    if isinstance(method, ElasticWeights):
-        return size_of(*method.fisher.values(), *method.start.values())
-    if isinstance(method, Replay):
-        return 2 * sum(window.numel() for window in method.store)
-    if isinstance(method, Averaging):
-        return size_of(*(part.own for part in method.parts.values()))
-    return 0
-
-
 DESCENT, DAMPED = "gradient descent", "damped adam"
 
 
@@ -168,8 +151,8 @@ def _damped(setup: Setup, settings: Settings, **further: Any) -> Method:
 METHODS: Mapping[str, Entry] = {
     entry.name: entry
     for entry in (
-        Entry("ordinary", lambda s, o: s.attached(FineTuning(o["lr"])), {"lr": RATES}),
-        Entry(JOINT, lambda s, o: s.attached(FineTuning(o["lr"])), {"lr": RATES}),
+        Entry("ordinary", lambda s, o: s.attached(FineTuning(o["lr"])), {"lr": (1e-4, *RATES)}),
+        Entry(JOINT, lambda s, o: s.attached(FineTuning(o["lr"])), {"lr": (1e-3, 3e-3, 6e-3, 1e-2)}),
         Entry("levels", _damped, _DAMPED, ours=True),
         Entry(
             "levels, rehearsing",
@@ -180,7 +163,7 @@ METHODS: Mapping[str, Entry] = {
         Entry(
             "rehearsal",
             lambda s, o: s.attached(Rehearsing(o["lr"], Rehearsal(seed=s.seed))),
-            {"lr": RATES},
+            {"lr": (1e-3, 3e-3, 6e-3)},
             ours=True,
         ),
         Entry(

@@ -15,7 +15,7 @@ from torch import Tensor
 from nestlearn.bench.base import JOINT, BenchStream, Entry, Measures, Settings, rounded, rounded_row
 from nestlearn.bench.language import material, start
 from nestlearn.bench.language.material import CONTEXT, Material, load_material
-from nestlearn.bench.language.methods import METHODS, EndsTasks, Setup, old_batches, stored_bytes
+from nestlearn.bench.language.methods import METHODS, EndsTasks, Setup, old_batches
 from nestlearn.bench.language.start import BATCH, learned_first
 from nestlearn.bench.store import Record
 from nestlearn.continual.methods import Method
@@ -79,7 +79,7 @@ class LanguageStream(BenchStream):
     held: int = 24
     blend: bool = False
     table: Mapping[str, Entry] = field(default_factory=lambda: METHODS)
-    seeds: int = 2
+    seeds: int = 3
     trials: int = 6
     left_out: Mapping[str, str] = field(default_factory=dict)
     published: Mapping[str, float] = field(default_factory=dict)
@@ -125,7 +125,7 @@ class LanguageStream(BenchStream):
                 [point["stage"], point["tokens"], *rounded_row(list(point["bits_per_byte"].values()))]
                 for point in curve
             ],
-            "stored_bytes": stored_bytes(made),
+            "stored_bytes": made.stored_bytes(),
             "seconds": round(seconds, 1),
         }
 

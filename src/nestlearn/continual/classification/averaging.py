@@ -7,7 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from nestlearn.continual.classification.base import Network, OptimizerMaker, Ordinary, size_of
+from nestlearn.continual.classification.base import Network, OptimizerMaker, Ordinary
+from nestlearn.continual.storage import size_of
 from nestlearn.streams.tasks import Labelled
 
 

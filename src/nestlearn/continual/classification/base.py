@@ -174,8 +174,3 @@ def pieces(data: Labelled, size: int = 256) -> Iterator[Labelled]:
     """A task's examples in order, at most ``size`` at a time."""
     for start in range(0, len(data), size):
         yield data[torch.arange(start, min(start + size, len(data)))]
-
-
-def size_of(*tensors: Tensor) -> int:
-    """Bytes of tensors."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

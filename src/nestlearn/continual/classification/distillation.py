@@ -8,7 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from nestlearn.continual.classification.base import Classifier, Network, OptimizerMaker, size_of
+from nestlearn.continual.classification.base import Classifier, Network, OptimizerMaker
+from nestlearn.continual.storage import size_of
 from nestlearn.streams.tasks import Labelled
 
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nestlearn.continual.classification.base import Classifier, Network, Ordinary, size_of
+from nestlearn.continual.classification.base import Classifier, Network, Ordinary
+from nestlearn.continual.storage import size_of
 from nestlearn.levels import Level
 from nestlearn.optim import Nested
 from nestlearn.streams.tasks import Labelled

@@ -15,8 +15,8 @@ from nestlearn.continual.classification.base import (
     OptimizerMaker,
     pieces,
     sgd,
-    size_of,
 )
+from nestlearn.continual.storage import size_of
 from nestlearn.streams.tasks import Labelled
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from nestlearn.continual.classification.base import Classifier, Network, OptimizerMaker, size_of
+from nestlearn.continual.classification.base import Classifier, Network, OptimizerMaker
+from nestlearn.continual.storage import size_of
 
 #: What may stand between two linear layers: a number of each unit from that unit alone.
 ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU, nn.Softplus, nn.Tanh, nn.Sigmoid)

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nestlearn.continual.classification.base import Classifier, Network, OptimizerMaker, size_of
+from nestlearn.continual.classification.base import Classifier, Network, OptimizerMaker
+from nestlearn.continual.storage import size_of
 
 
 class Store:

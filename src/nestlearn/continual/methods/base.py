@@ -122,6 +122,10 @@ class Method(ABC):
             NonFiniteGradientError: If the loss or a gradient is not finite; nothing has changed then.
         """
 
+    def stored_bytes(self) -> int:
+        """Bytes that are kept from subject to subject besides weights and the optimizer's state."""
+        return 0
+
     def finish(self) -> None:  # noqa: B027
         """Called at the end of a stream."""
 

@@ -176,6 +176,11 @@ class Levels(Method):
         self.optimizer.commit()
         return len(self.optimizer.surprises) > kept
 
+    def stored_bytes(self) -> int:
+        """Of the key memories' moments, and of the speaker."""
+        speaker = 0 if self.rehearsal is None else self.rehearsal.stored_bytes()
+        return speaker + sum(memory.stored_bytes() for memory in self.optimizer.memories.values())
+
     def step(self, batch: Tensor) -> float:
         """One step of the stream; the levels that it makes due are updated."""
         tokens = batch.shape[0] * (batch.shape[1] - 1)

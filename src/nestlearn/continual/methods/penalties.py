@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from nestlearn.continual.methods.base import Tree, drawn_loss
 from nestlearn.continual.methods.tuning import FineTuning, positive
+from nestlearn.continual.storage import size_of
 
 
 class L2ToStart(FineTuning):
@@ -32,6 +33,10 @@ class L2ToStart(FineTuning):
         """Remember where the parameters began."""
         super().attach(base)
         self.start = {name: part.own.detach().clone() for name, part in self.parts.items()}
+
+    def stored_bytes(self) -> int:
+        """Of where the parameters began."""
+        return size_of(*self.start.values())
 
     def pull(self) -> None:
         """Add ``strength (W - W_0)``."""
@@ -78,6 +83,10 @@ class ElasticWeights(L2ToStart):
             self.model.zero_grad()
             self.optimizer.zero_grad()
         self.fisher = {name: value / count for name, value in sums.items()}
+
+    def stored_bytes(self) -> int:
+        """Also of the Fisher matrix."""
+        return super().stored_bytes() + size_of(*self.fisher.values())
 
     def pull(self) -> None:
         """Add ``strength F (W - W_0)``."""

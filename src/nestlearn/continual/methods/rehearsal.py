@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from nestlearn.continual.methods.base import Method, Tree, causal_loss
 from nestlearn.continual.methods.tuning import FineTuning
+from nestlearn.continual.storage import size_of
 from nestlearn.levels import Surprise
 from nestlearn.retrofitting import own_samples, positions, start_token
 from nestlearn.retrofitting.copies import sharing_copy
@@ -93,13 +94,15 @@ class Rehearsal:
 
         Args:
             model: The model that learns.
-            batch: Windows ``[B, T + 1]``, learned as beginnings of texts.
+            batch: Windows ``[B, T + 1]``, learned as beginnings of texts: those that do not begin with the
+                token that texts begin with are moved to make room for it.
 
         Returns:
             Whether a subject has begun, and the loss.
         """
         start = torch.full_like(batch[:, :1], start_token(self._attached))
-        new = causal_loss(model, torch.cat([start, batch[:, :-1]], dim=1))
+        begun = torch.where(batch[:, :1] == start, batch, torch.cat([start, batch[:, :-1]], dim=1))
+        new = causal_loss(model, begun)
         value = float(new.detach())
         changed = math.isfinite(value) and self._surprise(value)
         if changed:
@@ -184,7 +187,7 @@ class Rehearsal:
 
     def stored_bytes(self) -> int:
         """Of the speaker: it is kept from subject to subject."""
-        return sum(p.numel() * p.element_size() for p in self._attached.parameters())
+        return size_of(*self._attached.parameters())
 
 
 def _predictions(model: nn.Module, ids: Tensor) -> Tensor:
@@ -229,6 +232,10 @@ class Rehearsing(FineTuning):
         """Speak for the model as it is now."""
         self.rehearsal.change(self.model)
         return True
+
+    def stored_bytes(self) -> int:
+        """Of the speaker."""
+        return self.rehearsal.stored_bytes()
 
     def state_dict(self) -> Tree:
         """With the rehearsal's."""

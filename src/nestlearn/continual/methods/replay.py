@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nestlearn.continual.methods.base import Tree, causal_loss
 from nestlearn.continual.methods.tuning import FineTuning, positive
+from nestlearn.continual.storage import size_of
 
 
 class Replay(FineTuning):
@@ -51,10 +52,15 @@ class Replay(FineTuning):
         """As many as fit into the store."""
         return self.store_bytes // 2
 
+    @property
+    def _each(self) -> int:
+        """Bytes of a token."""
+        config: Any = self.model.config
+        return 2 if config.vocab_size <= 2**16 else 4
+
     def calibrate(self, batches: Iterable[Tensor], seed: int = 0) -> None:
         """Fill the store with the first windows, as many as fit, always one; shorter ones are left out."""
-        config: Any = self.model.config
-        each = 2 if config.vocab_size <= 2**16 else 4
+        each = self._each
         size = each * sum(window.numel() for window in self.store)
         for batch in batches:
             for window in batch.cpu():
@@ -74,6 +80,10 @@ class Replay(FineTuning):
         chosen = torch.randint(len(self.store), (batch.shape[0],), generator=generator).tolist()
         old = torch.stack([self.store[i] for i in chosen]).to(batch.device)
         return causal_loss(self.model, batch).lerp(causal_loss(self.model, old), self.share)
+
+    def stored_bytes(self) -> int:
+        """Of the store, as it is counted."""
+        return self._each * sum(window.numel() for window in self.store)
 
     def state_dict(self) -> Tree:
         """With the store."""
@@ -116,6 +126,10 @@ class Averaging(FineTuning):
         for part in self.parts.values():
             part.scatter()
         return super().step(batch)
+
+    def stored_bytes(self) -> int:
+        """Of the optimizer's values, which are not the model's."""
+        return size_of(*(part.own for part in self.parts.values()))
 
     @torch.no_grad()
     def finish(self) -> None:
