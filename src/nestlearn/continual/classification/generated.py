@@ -204,7 +204,7 @@ class InContext(Classifier):
             step = chosen.view(1)
         if self.kept:
             self._cache = cache
-            self._cache.crop(self._tokens)
+            self._cache.crop(self._tokens - self._cache.get_seq_length())
         return written
 
     def _read(self, tokens: Tensor, cache: Any) -> tuple[Tensor, Any]:
