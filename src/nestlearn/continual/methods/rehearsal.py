@@ -31,13 +31,14 @@ class Rehearsal:
 
     The second term, in expectation over the speaker's text, is the divergence of the two distributions of
     whole texts: what an anchor in the weights only approximates. No text is stored and nobody says when a
-    subject ends. It is the offline half of consolidation (the paper's section 1: replay during sleep), as
+    subject ends. It is the offline half of consolidation, as in sleep, which the paper names and leaves open:
     pseudorehearsal (Robins 1995, Connection Science 7) with a generative model (Shin et al. 2017, arXiv
     1705.08690; language models: Sun et al. 2020, arXiv 1909.03329) and distillation (Hinton et al. 2015,
     arXiv 1503.02531).
 
     So that the speaker begins with any subject alike, windows of new text are learned as beginnings of texts.
-    A step costs about two and a half times as much, and the drawing of the text.
+    A step costs about two and a half times as much, and the drawing of the text. A subject that comes again
+    counts again.
 
     Args:
         subjects: That the model knows when it begins, as weight against a new one.
@@ -46,7 +47,7 @@ class Rehearsal:
 
     Attributes:
         subjects: Those and the changes that were noticed.
-        speaker: The copy; None before :meth:`remember`.
+        speaker: The copy; None before :meth:`attach`.
 
     Raises:
         ValueError: For a value outside its range.
