@@ -10,7 +10,7 @@ def _only(*names: str) -> dict[str, str]:
     return {name: "compared on the five languages" for name in METHODS if name not in names}
 
 
-_MAIN = ("ordinary", "joint", "levels", "ewc", "replay, 1 %")
+_MAIN = ("ordinary", "joint", "rehearsal", "levels", "ewc", "replay, 1 %")
 
 TEXTS = (
     LanguageStream(

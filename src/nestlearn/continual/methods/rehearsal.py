@@ -36,9 +36,10 @@ class Rehearsal:
     1705.08690; language models: Sun et al. 2020, arXiv 1909.03329) and distillation (Hinton et al. 2015,
     arXiv 1503.02531).
 
-    So that the speaker begins with any subject alike, windows of new text are learned as beginnings of texts.
-    A step costs about two and a half times as much, and the drawing of the text. A subject that comes again
-    counts again.
+    The speaker is one more level, the slowest: it is updated once a subject, and hands on what it knows by
+    generating the context of the others (Sec. 3.3). So that it begins with any subject alike, windows of new
+    text are learned as beginnings of texts. A subject that comes again counts again. A step costs about two
+    and a half times as much, and the drawing of the text.
 
     Args:
         subjects: That the model knows when it begins, as weight against a new one.
