@@ -138,6 +138,31 @@ def test_what_is_not_finite_changes_nothing(name: str) -> None:
     own.learn(texts(2))
 
 
+@every
+def test_what_is_kept_from_subject_to_subject_is_counted(name: str) -> None:
+    own = made(name)
+    own.learn(texts(4))
+    numbers = sum(p.numel() for p in own.base.parameters())
+    exact = {
+        "finetune": 0,
+        "mlp": 0,
+        "lora": 0,
+        "ewc": 2 * 4 * numbers,
+        "l2": 4 * numbers,
+        "replay": 2 * sum(len(window) for window in getattr(own.method, "store", [])),
+        "average": 4 * numbers,
+        "rehearsal": 4 * numbers,
+    }
+    kept = own.method.stored_bytes()
+    if isinstance(own.method, Levels):
+        memories = own.method.optimizer.memories.values()
+        moments = sum(memory.stored_bytes() for memory in memories)
+        assert moments > 0
+        assert kept == moments + (4 * numbers if own.method.rehearsal else 0)
+    else:
+        assert kept == exact[name]
+
+
 @pytest.mark.parametrize("name", [name for name in MAKE if not name.startswith("levels")])
 def test_there_are_no_levels(name: str) -> None:
     with pytest.raises(ValueError, match="has no levels"):

@@ -297,6 +297,30 @@ def test_the_mean_of_contexts_survives_a_checkpoint() -> None:
             assert torch.equal(loaded.factors[key], factor)
 
 
+def test_a_memory_that_was_cleared_protects_nothing() -> None:
+    model = linear(6, 4)
+    memory = KeyMemories(model, list(model.parameters()), level())
+    for _ in range(2):
+        model(torch.randn(8, 6, dtype=torch.float64)).square().sum().backward()
+        memory.refresh()
+        memory.commit()
+    model(torch.randn(8, 6, dtype=torch.float64)).square().sum().backward()
+    memory.refresh()
+    assert memory.committed == 2 and memory.stored_bytes() > 0
+    memory.clear()
+    assert (memory.committed, memory.looks, memory.stored_bytes()) == (0, 0, 0)
+    assert not memory.commit()
+    before = [p.detach().clone() for p in model.parameters()]
+
+    def step() -> None:
+        for parameter in model.parameters():
+            parameter.data += 1.0
+
+    memory.filtered(step)
+    for parameter, old in zip(model.parameters(), before, strict=True):
+        torch.testing.assert_close(parameter.detach(), old + 1.0)
+
+
 def test_an_old_task_is_kept_while_a_new_one_is_learned() -> None:
     """End to end with AdamW: two regressions on inputs that overlap in part."""
     g = torch.Generator().manual_seed(0)
