@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from nestlearn.bench.base import BenchStream
 from nestlearn.bench.classification.digits import DIGITS
-from nestlearn.bench.classification.generation import GENERATED
 from nestlearn.bench.classification.intents import INTENTS
+from nestlearn.bench.generation.intents import ANSWERED
 from nestlearn.bench.language.texts import TEXTS
 
-STREAMS: Mapping[str, BenchStream] = {own.name: own for own in (*DIGITS, *INTENTS, *GENERATED, *TEXTS)}
+STREAMS: Mapping[str, BenchStream] = {own.name: own for own in (*DIGITS, *INTENTS, *ANSWERED, *TEXTS)}

@@ -5,7 +5,6 @@ from nestlearn.continual.classification.averaging import AveragedWeights
 from nestlearn.continual.classification.base import Classifier, Fresh, Ordinary, adam, sgd
 from nestlearn.continual.classification.distillation import WithoutForgetting
 from nestlearn.continual.classification.features import random_features
-from nestlearn.continual.classification.generated import Answers, GeneratedLabels, InContext
 from nestlearn.continual.classification.memories import ClassMeans, ExactHead, Levels
 from nestlearn.continual.classification.orthogonal import GradientProjection, OrthogonalWeights
 from nestlearn.continual.classification.penalties import (
@@ -19,7 +18,6 @@ from nestlearn.continual.classification.run import Record, run_stream
 from nestlearn.continual.classification.sessions import FirstSession
 
 __all__ = [
-    "Answers",
     "AveragedGradientMemory",
     "AveragedWeights",
     "ClassMeans",
@@ -30,9 +28,7 @@ __all__ = [
     "ExactHead",
     "FirstSession",
     "Fresh",
-    "GeneratedLabels",
     "GradientProjection",
-    "InContext",
     "Levels",
     "LowRank",
     "OnlineElasticWeights",

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -22,6 +23,19 @@ from nestlearn.continual.accuracy import (
 )
 from nestlearn.continual.classification.base import Classifier
 from nestlearn.streams.tasks import Labelled, Task, TaskStream
+
+
+class Learning(Protocol):
+    """What a stream has to know of whatever learns along it: a :class:`Classifier`, or something else."""
+
+    def learn(self, inputs: Tensor, labels: Tensor) -> float:
+        """One step on inputs ``[B, ...]`` and labels ``[B]``; the loss before it."""
+
+    def end_task(self, data: Labelled) -> None:
+        """The task is over; its training examples, labelled as the batches were."""
+
+    def stored_bytes(self) -> int:
+        """Bytes that are kept from one task to the next besides weights and the optimizer's own state."""
 
 
 @dataclass
@@ -74,9 +88,26 @@ def run_stream(
     Raises:
         ValueError: For ``every`` below 1, or a loss that is not finite.
     """
+    return follow(method, stream, lambda: accuracies(method, stream.tasks, stream.scenario, split), every)
+
+
+def follow(
+    method: Learning, stream: TaskStream, measure: Callable[[], list[float]], every: int | None = None
+) -> Record:
+    """Learn a stream once through, with a measure of its own.
+
+    Args:
+        method: Learns.
+        stream: The tasks.
+        measure: The accuracy on every task as it is at the moment.
+        every: Batches between two evaluations; None for one at the end of every visit.
+
+    Raises:
+        ValueError: For ``every`` below 1, and whatever learning raises.
+    """
     if every is not None and every < 1:
         raise ValueError(f"every must be at least 1, got {every}")
-    record = Record(start=accuracies(method, stream.tasks, stream.scenario, split))
+    record = Record(start=measure())
     batches = of_the_first = 0
     for count, batch in enumerate(stream, start=1):
         began = time.process_time()
@@ -92,7 +123,7 @@ def run_stream(
             batches = 0
         record.seconds += time.process_time() - began
         if batch.ends or (every is not None and count % every == 0):
-            record.curve.append(accuracies(method, stream.tasks, stream.scenario, split))
+            record.curve.append(measure())
         if batch.ends:
             record.matrix.append(record.curve[-1])
             record.ends.append(len(record.curve) - 1)

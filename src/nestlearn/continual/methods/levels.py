@@ -185,7 +185,7 @@ class Levels(Method):
         """One step of the stream; the levels that it makes due are updated."""
         tokens = batch.shape[0] * (batch.shape[1] - 1)
         due = self.optimizer.clock.due(tokens)
-        loss, value = self._losses(batch)
+        loss, value = self.losses(batch)
         loss.backward()
         try:
             self.optimizer.step(tokens=tokens, surprise=value)
@@ -195,7 +195,7 @@ class Levels(Method):
             self.updates[level.name] += 1
         return float(value)
 
-    def _losses(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+    def losses(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         """What is minimised, and the loss of the new text alone."""
         if self.rehearsal is None:
             loss = causal_loss(self.model, batch)

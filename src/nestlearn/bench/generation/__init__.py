@@ -1,0 +1,1 @@
+"""Streams of intents whose names a causal language model has to write."""
