@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from nestlearn.bench import cells
 from nestlearn.bench.base import JOINT
 from nestlearn.bench.cells import Cell, Search
+from nestlearn.bench.generation import context
 from nestlearn.bench.generation import material as module
 from nestlearn.bench.generation.answers import answer_loss, answered
 from nestlearn.bench.generation.context import InContext, Prefix
@@ -102,7 +103,11 @@ def test_it_is_right_where_greedy_generation_gives_the_answer() -> None:
         assert found.tolist() == expected
 
 
-def test_examples_that_were_read_before_are_as_if_they_were_read_again() -> None:
+@pytest.mark.parametrize("piece", [512, 4])
+def test_examples_that_were_read_before_are_as_if_they_were_read_again(
+    piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(context, "PIECE", piece)
     own = made(6)
     model = trained(own, steps=6)
     first, second = torch.tensor([11, 40, 3, 21, 25, 2]), torch.tensor([14, 50, 51, 3, 24, 2])

@@ -13,6 +13,9 @@ from nestlearn.bench.generation.packing import answer_logits, pack
 from nestlearn.retrofitting import positions
 from nestlearn.streams.tasks import Labelled
 
+#: Tokens that are read at once: memory grows with their number times all before.
+PIECE = 512
+
 
 class Prefix:
     """What all sentences follow, read once: its keys and values are kept.
@@ -34,7 +37,8 @@ class Prefix:
         anything: Any = self.model
         cache = self._cache()
         tokens = tokens.to(next(self.model.parameters()).device)
-        anything(input_ids=tokens[None], past_key_values=cache, use_cache=True, logits_to_keep=1)
+        for piece in tokens[None].split(PIECE, dim=1):
+            anything(input_ids=piece, past_key_values=cache, use_cache=True, logits_to_keep=1)
         self._kept = [(layer.keys, layer.values) for layer in cache.layers]
         self.length += len(tokens)
 

@@ -161,6 +161,6 @@ METHODS: Mapping[str, Entry] = {
         Entry("ordinary", make_tuning, {"lr": RATES}),
         Entry(JOINT, make_tuning, {"lr": RATES}),
         Entry("levels", make_levels, {"lr": (3e-3,), "strength": (0.3,)}, ours=True),
-        Entry("in context", make_context, {"shots": (1, 3)}, stores=True, passes=1),
+        Entry("in context", make_context, {"shots": (1, 2)}, stores=True, passes=1),
     )
 }
