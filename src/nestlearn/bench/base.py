@@ -84,6 +84,7 @@ class BenchStream(ABC):
         measures: What is shown.
         published: Percentages from the literature by method, and ``source``, where they are from.
         left_out: Why methods of its kind are not on it.
+        table: The methods of its kind, the most informative first.
     """
 
     name: str
@@ -95,11 +96,12 @@ class BenchStream(ABC):
     published: Mapping[str, float]
     source: str
     left_out: Mapping[str, str]
+    table: Mapping[str, Entry]
 
     @property
-    @abstractmethod
     def entries(self) -> Mapping[str, Entry]:
-        """The methods on it, the most informative first."""
+        """The methods of its kind that are not left out."""
+        return {name: entry for name, entry in self.table.items() if name not in self.left_out}
 
     @property
     @abstractmethod

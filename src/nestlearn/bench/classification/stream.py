@@ -98,11 +98,6 @@ class ClassificationStream(BenchStream):
         return MEASURES if self.visits == 1 else MEASURES_OF_ROUNDS
 
     @property
-    def entries(self) -> Mapping[str, Entry]:
-        """The methods of its kind that are not left out."""
-        return {name: entry for name, entry in self.table.items() if name not in self.left_out}
-
-    @property
     def settings(self) -> dict[str, Any]:
         """See :class:`BenchStream`."""
         names = ("name", "data", "scenario", "batch_size", "epochs", "every", "hidden")

@@ -50,11 +50,6 @@ class GenerationStream(BenchStream):
     measures: Measures = MEASURES
 
     @property
-    def entries(self) -> Mapping[str, Entry]:
-        """The methods of its kind that are not left out."""
-        return {name: entry for name, entry in self.table.items() if name not in self.left_out}
-
-    @property
     def settings(self) -> dict[str, Any]:
         """See :class:`BenchStream`."""
         names = ("name", "data", "batch_size", "passes", "own_tokens")
