@@ -16,7 +16,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from nestlearn import levels, memory, optim
-from nestlearn.levels import Clock, Level
+from nestlearn.levels import Clock, Level, NestedSystem, inspect
 
 if TYPE_CHECKING:
     from nestlearn import continual, layers, models, reporting, retrofitting, streams, training
@@ -62,9 +62,11 @@ __all__ = [
     "HopeModel",
     "Learner",
     "Level",
+    "NestedSystem",
     "NestedUnits",
     "Rehearsal",
     "continual",
+    "inspect",
     "layers",
     "levels",
     "memory",

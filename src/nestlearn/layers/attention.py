@@ -10,6 +10,8 @@ from torch import Tensor
 from nestlearn.layers.mixer import Mixer
 from nestlearn.layers.softmax import Softmax
 from nestlearn.layers.window import Window, attend_window
+from nestlearn.levels import Memory
+from nestlearn.levels.modules import attention_memory
 from nestlearn.memory import unit
 
 
@@ -83,6 +85,11 @@ class Attention(Mixer):
             persistent_tokens=persistent_tokens,
             rope_theta=rope_theta,
         )
+
+    def nested_memories(self) -> tuple[Memory, ...]:
+        """Softmax attention, for :func:`nestlearn.inspect`."""
+        weight = self.key_proj.weight
+        return (attention_memory(2 * weight.shape[0] * weight.element_size(), self.window),)
 
     def forward(
         self, x: Tensor, state: AttentionState | WindowState | None = None

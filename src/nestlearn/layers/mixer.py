@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nestlearn.layers.convolution import CausalConvolution
+from nestlearn.levels import Memory
 
 
 class Projections(nn.Module):
@@ -32,6 +33,10 @@ class Projections(nn.Module):
         self.value_proj = nn.Linear(hidden_size, hidden_size, bias=False)
         self.query_proj = nn.Linear(hidden_size, hidden_size, bias=False)
         self.convolution = CausalConvolution(3 * hidden_size, conv_size)
+
+    def nested_memories(self) -> tuple[Memory, ...]:
+        """What this remembers beside its parameters: nothing, for :func:`nestlearn.inspect`."""
+        return ()
 
     def streams(self, x: Tensor, tail: Tensor | None) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
         """Keys, values and queries of a piece, each ``[B, H, T, e]``, and the convolution's new tail.

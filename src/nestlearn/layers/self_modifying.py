@@ -8,7 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from nestlearn.layers.description import described
 from nestlearn.layers.mixer import Mixer
+from nestlearn.levels import Memory
 from nestlearn.memory import MemoryParameters, MemoryRule, MemoryState, Streams, chunk
 
 #: Write scale of the projection memories at the start; see docs/decisions.md.
@@ -91,6 +93,12 @@ class MemoryMixer(Mixer):
         if rule.inner_norm:
             nn.init.ones_(self.inner_scale)
             nn.init.zeros_(self.inner_shift)
+
+    def nested_memories(self) -> tuple[Memory, ...]:
+        """The memories that are written within a sequence, for :func:`nestlearn.inspect`."""
+        initial = ("memory",) if self.rule.kind == "matrix" else ("memory_out", "memory_in")
+        stacked = [getattr(self, name) for name in initial]
+        return described(self.rule, sum(weight[0].numel() for weight in stacked), initial)
 
     def parameters_of_memory(self) -> MemoryParameters:
         """The memories' learned part, in the form that :mod:`nestlearn.memory` takes."""

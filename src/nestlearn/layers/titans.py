@@ -14,6 +14,8 @@ from nestlearn.layers.mixer import Projections, joined
 from nestlearn.layers.self_modifying import MemoryMixer
 from nestlearn.layers.softmax import Softmax
 from nestlearn.layers.window import Window, attend_window
+from nestlearn.levels import Memory
+from nestlearn.levels.modules import attention_memory
 from nestlearn.memory import MemoryRule, MemoryState
 
 #: Tokens that attention sees if nothing else is said.
@@ -91,6 +93,17 @@ class Combination(MemoryMixer):
             self.attention = Projections(hidden_size, num_heads, conv_size)
         if self.normed_attention:
             self.attention_norm = nn.RMSNorm(width, eps=eps)
+
+    def nested_memories(self) -> tuple[Memory, ...]:
+        """The memory and the attention beside it, for :func:`nestlearn.inspect`."""
+        weight = self.key_proj.weight
+        seen = attention_memory(2 * weight.shape[0] * weight.element_size(), self.attended)
+        return (*super().nested_memories(), seen)
+
+    @property
+    def attended(self) -> int:
+        """Tokens that attention sees at most."""
+        return self.window
 
 
 class MemoryAsGate(Combination):

@@ -71,6 +71,11 @@ class MemoryAsContext(Combination):
     state_type = ContextState
     separate_projections, normed_attention = True, True
 
+    @property
+    def attended(self) -> int:
+        """Tokens that attention sees at most: a segment, and as many that were recalled."""
+        return 2 * self.rule.chunk_size
+
     def forward(self, x: Tensor, state: ContextState | None = None) -> tuple[Tensor, ContextState]:
         """Recall, attend, write and read over a piece of a sequence, a segment at a time.
 

@@ -10,7 +10,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-from nestlearn.levels import Level
+from nestlearn.levels import Group, Level
+from nestlearn.optim.description import groups_with_keys
 from nestlearn.optim.division import refuse_basis, refuse_decay
 from nestlearn.optim.flow import NonFiniteGradientError, all_finite, refuse
 from nestlearn.optim.gradient_memory import POLICIES, GradientMemory
@@ -143,6 +144,10 @@ class Consolidated(Optimizer):
         else:
             self.inner.step()
         return loss
+
+    def nested_groups(self) -> tuple[Group, ...]:
+        """The groups of the optimizer inside, with key memories, for :func:`nestlearn.inspect`."""
+        return groups_with_keys(self)
 
     def commit(self) -> bool:
         """Declare the current context finished: from the next step on it is protected.

@@ -13,8 +13,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
+from nestlearn.levels import Kept
 from nestlearn.optim.bricks.lists import Tensors, add_, added, differentiable_bricks, scale_
 from nestlearn.optim.bricks.sharded import is_sharded
+from nestlearn.optim.description import kept_by
 from nestlearn.optim.flow import Flow, NonFiniteGradientError, Settings, State, all_finite, refuse
 from nestlearn.optim.hyperparameters import RATE, SWITCH, Allowed, check
 
@@ -89,6 +91,10 @@ class GradientMemory(Optimizer):
         self.check(defaults)
         self.skipped = 0
         super().__init__(params, defaults)
+
+    def nested_states(self, settings: Settings) -> tuple[Kept, ...]:
+        """The memories of a group with these settings, for :func:`nestlearn.inspect`."""
+        return kept_by(self, settings)
 
     def check(self, settings: Settings) -> None:
         """Refuse hyper-parameters outside their ranges.

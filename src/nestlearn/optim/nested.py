@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from nestlearn.levels import Clock, Level, Surprise, crosses
+from nestlearn.levels import Clock, Group, Level, Surprise, crosses
+from nestlearn.optim.description import groups_of_levels
 from nestlearn.optim.division import Assignment, Maker, divide, level_optimizer, refuse_basis
 from nestlearn.optim.flow import NonFiniteGradientError
 from nestlearn.optim.key_memories import KeyMemories
@@ -155,6 +156,10 @@ class Nested(Optimizer):
         self._end_step(due)
         self.clock.advance(tokens)
         return loss
+
+    def nested_groups(self) -> tuple[Group, ...]:
+        """Every level with its memories over gradients, for :func:`nestlearn.inspect`."""
+        return groups_of_levels(self)
 
     def _begin_step(self) -> None:
         """Called before gradients are looked at; for parameters that are copies of others."""

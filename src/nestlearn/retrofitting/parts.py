@@ -214,6 +214,23 @@ class Parts(nn.Module):
             if level in (None, name):
                 yield from parts.values()
 
+    def label(self, own: Tensor) -> str:
+        """A part by its parameter's name and its share of it.
+
+        Raises:
+            ValueError: If it is no part.
+        """
+        for parts in self.by_level.values():
+            for name, part in parts.items():
+                if part.own is own:
+                    whole = part.index is None
+                    return (
+                        name
+                        if whole
+                        else f"{name} [{own.shape[part.axis]} of {part.parameter.shape[part.axis]}]"
+                    )
+        raise ValueError("this tensor is no part of the model")
+
     def gather(self) -> None:
         """Take all gradients out of the model's, which are None afterwards."""
         for part in self.parts():

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from nestlearn.levels import Clock, Level
+from nestlearn.levels import Clock, Group, Level
 from nestlearn.optim import Nested
 from nestlearn.retrofitting.anatomy import find_blocks
 from nestlearn.retrofitting.copies import sharing_copy
@@ -157,6 +157,17 @@ class NestedUnits(Nested):
         made = retrofit_of(model)
         self.parts, self._base = Parts(model, made.division), made.base
         super().__init__(made.levels, self.parts, **{"variant": "sequential", **settings})
+
+    def nested_groups(self) -> tuple[Group, ...]:
+        """Every level's parts of the weights, for :func:`nestlearn.inspect`."""
+        return tuple(
+            replace(
+                group,
+                names=tuple(self.parts.label(tensor) for tensor in group.tensors),
+                covers=tuple(part.parameter for part in self.parts.parts(group.name)),
+            )
+            for group in super().nested_groups()
+        )
 
     def _begin_step(self) -> None:
         self.parts.gather()
