@@ -19,10 +19,11 @@ from nestlearn import levels, memory, optim
 from nestlearn.levels import Clock, Level, NestedSystem, inspect
 
 if TYPE_CHECKING:
-    from nestlearn import continual, layers, models, reporting, retrofitting, streams, training
+    from nestlearn import continual, layers, models, observing, reporting, retrofitting, streams, training
     from nestlearn.continual.learner import Learner
     from nestlearn.continual.methods import Rehearsal
     from nestlearn.models.hope import HopeCache, HopeConfig, HopeForCausalLM, HopeModel
+    from nestlearn.observing import trace
     from nestlearn.retrofitting import NestedUnits, retrofit, undo_retrofit
 
 __version__ = "0.1.0"
@@ -37,9 +38,10 @@ _LAZY = {
     "NestedUnits": "nestlearn.retrofitting",
     "Rehearsal": "nestlearn.continual.methods",
     "retrofit": "nestlearn.retrofitting",
+    "trace": "nestlearn.observing",
     "undo_retrofit": "nestlearn.retrofitting",
 }
-_ROOMS = ("continual", "layers", "models", "reporting", "retrofitting", "streams", "training")
+_ROOMS = ("continual", "layers", "models", "observing", "reporting", "retrofitting", "streams", "training")
 
 
 def __getattr__(name: str) -> Any:
@@ -71,11 +73,13 @@ __all__ = [
     "levels",
     "memory",
     "models",
+    "observing",
     "optim",
     "reporting",
     "retrofit",
     "retrofitting",
     "streams",
+    "trace",
     "training",
     "undo_retrofit",
 ]
