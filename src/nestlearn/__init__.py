@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from nestlearn.continual.learner import Learner
     from nestlearn.continual.methods import Rehearsal
     from nestlearn.models.hope import HopeCache, HopeConfig, HopeForCausalLM, HopeModel
-    from nestlearn.observing import trace
+    from nestlearn.observing import observe, trace
     from nestlearn.retrofitting import NestedUnits, retrofit, undo_retrofit
 
 __version__ = "0.1.0"
@@ -37,6 +37,7 @@ _LAZY = {
     "Learner": "nestlearn.continual.learner",
     "NestedUnits": "nestlearn.retrofitting",
     "Rehearsal": "nestlearn.continual.methods",
+    "observe": "nestlearn.observing",
     "retrofit": "nestlearn.retrofitting",
     "trace": "nestlearn.observing",
     "undo_retrofit": "nestlearn.retrofitting",
@@ -73,6 +74,7 @@ __all__ = [
     "levels",
     "memory",
     "models",
+    "observe",
     "observing",
     "optim",
     "reporting",

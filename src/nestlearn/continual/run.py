@@ -82,6 +82,7 @@ def prepare(
         run_dir=run_dir,
         split=comparison.split,
         on_event=on_event,
+        diagnose=run_dir is not None,
         identity={"run": asdict(strategy), "size": asdict(comparison.size), "corpus": corpus.checksum},
     )
     paragraphs = corpus.paragraphs[comparison.languages[0]][comparison.split]

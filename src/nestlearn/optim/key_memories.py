@@ -159,6 +159,38 @@ class KeyMemories:
             for parameter, whole in own:
                 parameter.grad = whole
 
+    @torch.no_grad()
+    def fill(self) -> float:
+        """Share of a random update that is held back: 0 before the first context, 1 when nothing is left.
+
+        ``1 - mean(diag A) mean(diag B)`` with the factors of both sides, a mean over all parameters.
+        """
+        kept = total = 0.0
+        for site in self.sites:
+            numbers = sum(parameter.numel() for parameter in site.parameters)
+            share = 1.0
+            for factor in site.factors.values():
+                share *= float((factor.diagonal() if factor.dim() == 2 else factor).mean())
+            kept, total = kept + numbers * share, total + numbers
+        return 1.0 - kept / total if total else 0.0
+
+    @torch.no_grad()
+    def rank(self) -> float:
+        """Directions that the kept inputs use, as a share of all: a mean over layers, weighted by width.
+
+        ``exp(-sum_i p_i log p_i) / n`` with the eigenvalues of C over their sum (Roy & Vetterli 2007).
+        """
+        used = total = 0.0
+        for site in self.sites:
+            moment = site.kept.get("input")
+            if moment is None:
+                continue
+            values = torch.linalg.eigvalsh(moment) if moment.dim() == 2 else moment
+            values = values.clamp(min=0.0)
+            shares = values / values.sum().clamp(min=torch.finfo(values.dtype).tiny)
+            used, total = used + float(torch.special.entr(shares).sum().exp()), total + len(values)
+        return used / total if total else 0.0
+
     def stored_bytes(self) -> int:
         """Bytes of the moments, of kept contexts and the current one."""
         moments = [t for site in self.sites for t in (*site.kept.values(), *site.current.values())]

@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nestlearn.levels import inspect
+from nestlearn.observing import Diagnostics, RunFolder
+from nestlearn.observing.observer import diagnostic_events
 from nestlearn.optim import Nested
 from nestlearn.streams import BatchSampler, TokenizedLanguage, bits_per_byte, evaluation_windows
 from nestlearn.training.checkpoint import CheckpointError, load_tree, save_tree
@@ -34,9 +38,12 @@ class StreamTrainer:
         data: Tokens of every language of the stream.
         token_bytes: Bytes that each token stands for, ``[V]``.
         config: Stages, sizes, seed.
-        run_dir: Folder for ``metrics.jsonl`` and ``checkpoint.safetensors``; None keeps everything in memory.
+        run_dir: Folder for ``metrics.jsonl``, ``checkpoint.safetensors``, and what
+            :func:`nestlearn.observing.read_system` reads; None keeps everything in memory.
         split: Split that is evaluated: ``"test"`` for reports, ``"validation"`` for tuning.
         on_event: Called with every step and evaluation, for progress displays.
+        diagnose: Whether to follow every level and record diagnostics and alarms
+            (:class:`nestlearn.observing.Diagnostics`).
         identity: Whatever else must agree when a checkpoint is resumed (model configuration, levels).
 
     Attributes:
@@ -62,6 +69,7 @@ class StreamTrainer:
         run_dir: Path | None = None,
         split: str = "test",
         on_event: Callable[[Event], None] | None = None,
+        diagnose: bool = False,
         identity: Mapping[str, Any] | None = None,
     ) -> None:
         if split not in ("train", "validation", "test"):
@@ -99,6 +107,7 @@ class StreamTrainer:
         self.cpu_seconds = self.seconds = 0.0
         self.notes: dict[str, Any] = {}
         self._log: list[Event] = []
+        self.diagnostics = Diagnostics(model, optimizer) if diagnose else None
 
     @property
     def tokens(self) -> int:
@@ -126,6 +135,7 @@ class StreamTrainer:
         end = self.config.total_steps if until is None else min(until, self.config.total_steps)
         started = time.perf_counter()
         if self.step == 0 and not self.curve:
+            self._begin()
             self._evaluate(stage=0)
         while self.step < end:
             self._train_step()
@@ -146,6 +156,13 @@ class StreamTrainer:
             if wanted or self.step == end:
                 self.save()
 
+    def _begin(self) -> None:
+        """Write down what is trained, before the first step."""
+        if self.run_dir is not None:
+            system = inspect(self.model, self.optimizer)
+            planned = self.config.total_steps * self.config.tokens_per_step
+            RunFolder(self.run_dir).begin(system, self.run_dir.name, planned)
+
     def _train_step(self) -> None:
         """One step: batch, loss, gradients, the levels that are due."""
         started = time.process_time()
@@ -161,7 +178,8 @@ class StreamTrainer:
         due = [level.name for level in self.optimizer.clock.due(self.config.tokens_per_step)]
         contexts = len(self.optimizer.surprises)
         value = loss.detach()
-        self.optimizer.step(tokens=self.config.tokens_per_step, surprise=value)
+        with self.diagnostics or nullcontext():
+            self.optimizer.step(tokens=self.config.tokens_per_step, surprise=value)
         self.optimizer.zero_grad()
         self.step += 1
         for name in due:
@@ -181,6 +199,9 @@ class StreamTrainer:
                 "cpu_seconds": self.cpu_seconds,
             }
         )
+        if self.diagnostics is not None:
+            for event in diagnostic_events(self.tokens, *self.diagnostics.record(self.tokens, float(value))):
+                self._record(event)
 
     def _evaluate(self, stage: int) -> None:
         """Held-out bits per byte of every language."""
@@ -203,7 +224,9 @@ class StreamTrainer:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the rest of the run depends on."""
+        diagnostics = {} if self.diagnostics is None else {"diagnostics": self.diagnostics.state_dict()}
         return {
+            **diagnostics,
             "identity": json.dumps(self.identity, sort_keys=True),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -237,6 +260,8 @@ class StreamTrainer:
         try:
             self.optimizer.load_state_dict(state["optimizer"])
             self.model.load_state_dict(state["model"])
+            if self.diagnostics is not None:
+                self.diagnostics.load_state_dict(state["diagnostics"])
         except (RuntimeError, ValueError, KeyError) as error:
             raise CheckpointError(
                 f"the checkpoint belongs to another model or other levels: {error}"

@@ -1,0 +1,175 @@
+"""A run of one's own loop, observed: the system, its diagnostics and its alarms in one folder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from torch import Tensor, nn
+
+from nestlearn.levels.inspection import Optimizers
+from nestlearn.levels.schedules import Schedule
+from nestlearn.observing.alarms import Alarm
+from nestlearn.observing.diagnostics import Diagnostics
+from nestlearn.observing.run import EVENTS, RunFolder
+
+
+def observe(
+    model: nn.Module,
+    optimizer: Optimizers,
+    folder: Path | str,
+    *,
+    schedule: Schedule | None = None,
+    tokens_per_step: int | None = None,
+    planned_tokens: int | None = None,
+    title: str | None = None,
+    every: int = 1,
+) -> Observer:
+    """Follow a training loop, for ``nestlearn watch`` and ``nestlearn report``.
+
+    ::
+
+        with nl.observe(model, optimizer, "runs/one", tokens_per_step=1024) as run:
+            for batch in batches:
+                ...  # forward, backward, optimizer.step()
+                run.step(loss)
+            run.evaluate({"English": 1.83})
+
+    Args:
+        model: The model.
+        optimizer: As for :func:`nestlearn.inspect`.
+        folder: Where the run is written; it must not have one yet.
+        schedule: As for :func:`nestlearn.inspect`.
+        tokens_per_step: Tokens of a step, where ``step`` is not told; by default the optimizer's clock, or 1:
+            positions are then steps.
+        planned_tokens: Length of the stream, if known: a run of that length is finished.
+        title: Heading of the report; by default the folder.
+        every: Looks at every so many updates of a level.
+
+    Raises:
+        ValueError: If the folder has a run already, and as :func:`nestlearn.inspect`.
+    """
+    if (Path(folder) / EVENTS).exists():
+        raise ValueError(f"{folder} has a run already: choose another folder, or delete it")
+    if schedule is None and tokens_per_step is not None:
+        schedule = tokens_per_step
+    diagnostics = Diagnostics(model, optimizer, schedule=schedule, every=every)
+    target = RunFolder(folder)
+    target.begin(diagnostics.system, title or str(folder), planned_tokens)
+    return Observer(diagnostics, target, getattr(optimizer, "clock", None), tokens_per_step)
+
+
+class Observer:
+    """See :func:`observe`.
+
+    Args:
+        diagnostics: Of the levels.
+        folder: Where events go.
+        clock: Of the optimizer, if it has one.
+        tokens_per_step: Tokens of a step, otherwise.
+
+    Attributes:
+        tokens: Position in the stream.
+        steps: Steps so far.
+    """
+
+    def __init__(
+        self, diagnostics: Diagnostics, folder: RunFolder, clock: Any, tokens_per_step: int | None
+    ) -> None:
+        self.diagnostics, self.folder = diagnostics, folder
+        self._clock, self._each = clock, tokens_per_step
+        self.tokens = self.steps = 0
+        self._stage: str | None = None
+
+    def __enter__(self) -> Observer:
+        self.diagnostics.attach()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        where: TracebackType | None,
+    ) -> None:
+        self.diagnostics.detach()
+        if kind is None:
+            self.folder.write({"event": "end", "tokens": self.tokens})
+
+    def stage(self, name: str) -> None:
+        """What follows is another task or text; for optimizers without surprise, the context has ended."""
+        if name == self._stage:
+            return
+        if self._stage is not None and self._clock is None:
+            self.diagnostics.end_context()
+        self._stage = name
+
+    def step(self, loss: Tensor | float, *, tokens: int | None = None) -> list[Alarm]:
+        """Record the step that the optimizer has just made.
+
+        Args:
+            loss: Its loss. A tensor is read, which waits for the device.
+            tokens: Tokens that it took in; by default as told at the beginning.
+
+        Returns:
+            Alarms that it raised.
+        """
+        self.steps += 1
+        self._advance(tokens)
+        value = float(loss.detach() if isinstance(loss, Tensor) else loss)
+        due = self.diagnostics.updated
+        values, alarms = self.diagnostics.record(self.tokens, value)
+        event = {"event": "step", "step": self.steps, "tokens": self.tokens, "due": due}
+        event |= {"loss": value if math.isfinite(value) else None, "surprised": self.diagnostics.ended}
+        self.folder.write({**event, **({} if self._stage is None else {"stage": self._stage})})
+        for entry in diagnostic_events(self.tokens, values, alarms):
+            self.folder.write(entry)
+        return alarms
+
+    def evaluate(
+        self, values: Mapping[str, float], *, measure: str = "loss", lower_is_better: bool = True
+    ) -> None:
+        """Record an evaluation.
+
+        Args:
+            values: By task.
+            measure: What they are, with the unit.
+            lower_is_better: Whether a lower value is better.
+        """
+        plain = {name: float(value) for name, value in values.items()}
+        self.folder.write(
+            {
+                "event": "evaluation",
+                "tokens": self.tokens,
+                "values": plain,
+                "measure": measure,
+                "lower_is_better": lower_is_better,
+            }
+        )
+
+    def _advance(self, tokens: int | None) -> None:
+        if tokens is not None:
+            self.tokens += tokens
+        elif self._clock is not None:
+            self.tokens = self._clock.tokens
+        else:
+            self.tokens += self._each or 1
+
+
+def diagnostic_events(
+    tokens: int, values: Mapping[str, Mapping[str, float]], alarms: list[Alarm]
+) -> list[dict[str, Any]]:
+    """Events for what :meth:`Diagnostics.record` returned."""
+    found: list[dict[str, Any]] = []
+    if values:
+        rounded = {
+            level: {name: float(f"{value:.6g}") for name, value in own.items()}
+            for level, own in values.items()
+        }
+        found.append({"event": "diagnostics", "tokens": tokens, "levels": rounded})
+    return found + [{"event": "alarm", **alarm.to_json()} for alarm in alarms]
+
+
+__all__ = ["Observer", "diagnostic_events", "observe"]
