@@ -51,6 +51,7 @@ def run_learn(
     context: int | None,
     batch_size: int | None,
     resume: bool,
+    run_dir: Path | None,
 ) -> None:
     """See ``nestlearn learn --help``."""
     console = Console(stderr=True)
@@ -80,7 +81,7 @@ def run_learn(
         f"{model} learns from {len(stream)} documents, method {learner.method.name}", highlight=False
     )
     try:
-        report = learner.learn(stream, checkpoint=checkpoint)
+        report = learner.learn(stream, checkpoint=checkpoint, run_dir=run_dir)
     except Interrupted as stopped:
         console.print(f"{stopped}; add --resume", highlight=False, markup=False)
         sys.exit(130)

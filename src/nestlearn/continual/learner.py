@@ -103,6 +103,7 @@ class Learner:
         *,
         checkpoint: str | Path | None = None,
         checkpoint_every: int = 50,
+        run_dir: str | Path | None = None,
         progress: bool | None = None,
     ) -> Learned:
         """Learn from a stream, once and in order.
@@ -115,6 +116,7 @@ class Learner:
                 Documents longer than a window go on in the next one.
             checkpoint: File that keeps everything needed to go on.
             checkpoint_every: Steps between two writes of it.
+            run_dir: Folder for what the levels do, for ``nestlearn watch`` and ``nestlearn report``.
             progress: Whether to show a bar; by default where the output is a terminal.
 
         Returns:
@@ -130,6 +132,7 @@ class Learner:
             stream,
             checkpoint=None if checkpoint is None else Path(checkpoint),
             checkpoint_every=checkpoint_every,
+            run_dir=None if run_dir is None else Path(run_dir),
             progress=progress,
         )
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from nestlearn.continual.documents import Stream, Windows
 from nestlearn.continual.methods import Method
+from nestlearn.observing import observe
 from nestlearn.optim import NonFiniteGradientError
 from nestlearn.training import CheckpointError, Interrupted, load_tree, save_tree
 
@@ -55,7 +56,13 @@ class Learned:
 
 
 def learn(
-    learner: Learner, stream: Stream, *, checkpoint: Path | None, checkpoint_every: int, progress: bool | None
+    learner: Learner,
+    stream: Stream,
+    *,
+    checkpoint: Path | None,
+    checkpoint_every: int,
+    run_dir: Path | None,
+    progress: bool | None,
 ) -> Learned:
     """See :meth:`nestlearn.Learner.learn`."""
     if isinstance(checkpoint_every, bool) or not checkpoint_every >= 1:
@@ -69,10 +76,11 @@ def learn(
     batches = windows.batches(stream)
     if saved is not None:  # only now: another stream has been refused, and nothing has changed
         _resume(learner, saved, report)
+    follower = _Follower(learner, run_dir, None if saved is None else saved.get("observer"))
 
     def save() -> None:
         if checkpoint is not None:
-            save_tree(checkpoint, _state(learner, windows, report))
+            save_tree(checkpoint, {**_state(learner, windows, report), "observer": follower.state_dict()})
 
     def advance() -> Tensor | None:
         try:
@@ -84,7 +92,7 @@ def learn(
         finally:
             report.documents, report.longest = windows.documents, windows.longest
 
-    with _finished(learner.method), _interruptible() as stop, _bar(progress) as show:
+    with _finished(learner.method), follower, _interruptible() as stop, _bar(progress) as show:
         started = time.perf_counter()
         batch = advance()
         if batch is None and not report.steps:
@@ -100,10 +108,8 @@ def learn(
                     f"{error} (in document {windows.documents}, after {report.steps} steps of the stream; "
                     "what was learned before is there, and a checkpoint goes on behind this batch)"
                 ) from error
-            report.steps += 1
-            report.tokens += batch.shape[0] * (batch.shape[1] - 1)
-            now = time.perf_counter()
-            report.seconds, started = report.seconds + now - started, now
+            follower.step(report.losses[-1], batch)
+            started = _count(report, batch, started)
             show(report)
             if stop.is_set():
                 save()
@@ -115,6 +121,47 @@ def learn(
     report.finished = True
     save()
     return report
+
+
+class _Follower:
+    """Follows the method's optimizer, if a folder is given; from a checkpoint on, as if nothing had happened.
+
+    Raises:
+        ValueError: If the folder has another run, or the method has no optimizer to follow.
+    """
+
+    def __init__(self, learner: Learner, run_dir: Path | None, state: dict[str, Any] | None) -> None:
+        optimizer = getattr(learner.method, "optimizer", None)
+        if run_dir is not None and optimizer is None:
+            name = learner.method.name
+            raise ValueError(f"method {name} has no optimizer that could be followed: leave out run_dir")
+        self.observer = None if run_dir is None else observe(learner.model, optimizer, run_dir, state=state)
+
+    def __enter__(self) -> None:
+        if self.observer is not None:
+            self.observer.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        if self.observer is not None:
+            self.observer.__exit__(*error)
+
+    def step(self, loss: float, batch: Tensor) -> None:
+        """Record a step; positions are those of the optimizer's clock, if it has one."""
+        if self.observer is not None:
+            self.observer.step(loss, tokens=None if self.observer.clock else batch.numel())
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """What a checkpoint needs."""
+        return None if self.observer is None else self.observer.state_dict()
+
+
+def _count(report: Learned, batch: Tensor, started: float) -> float:
+    """Count a step; the time of now."""
+    report.steps += 1
+    report.tokens += batch.shape[0] * (batch.shape[1] - 1)
+    now = time.perf_counter()
+    report.seconds += now - started
+    return now
 
 
 @contextmanager

@@ -27,6 +27,7 @@ def observe(
     planned_tokens: int | None = None,
     title: str | None = None,
     every: int = 1,
+    state: Mapping[str, Any] | None = None,
 ) -> Observer:
     """Follow a training loop, for ``nestlearn watch`` and ``nestlearn report``.
 
@@ -48,18 +49,23 @@ def observe(
         planned_tokens: Length of the stream, if known: a run of that length is finished.
         title: Heading of the report; by default the folder.
         every: Looks at every so many updates of a level.
+        state: What :meth:`Observer.state_dict` returned: the run in the folder goes on from there, and what
+            it has beyond is cut off.
 
     Raises:
-        ValueError: If the folder has a run already, and as :func:`nestlearn.inspect`.
+        ValueError: If the folder has a run already and no state is given, and as :func:`nestlearn.inspect`.
     """
-    if (Path(folder) / EVENTS).exists():
+    if state is None and (Path(folder) / EVENTS).exists():
         raise ValueError(f"{folder} has a run already: choose another folder, or delete it")
     if schedule is None and tokens_per_step is not None:
         schedule = tokens_per_step
     diagnostics = Diagnostics(model, optimizer, schedule=schedule, every=every)
     target = RunFolder(folder)
     target.begin(diagnostics.system, title or str(folder), planned_tokens)
-    return Observer(diagnostics, target, getattr(optimizer, "clock", None), tokens_per_step)
+    observer = Observer(diagnostics, target, getattr(optimizer, "clock", None), tokens_per_step)
+    if state is not None:
+        observer.load_state_dict(state)
+    return observer
 
 
 class Observer:
@@ -72,6 +78,7 @@ class Observer:
         tokens_per_step: Tokens of a step, otherwise.
 
     Attributes:
+        clock: The optimizer's, which tells positions; None if it has none.
         tokens: Position in the stream.
         steps: Steps so far.
     """
@@ -80,7 +87,7 @@ class Observer:
         self, diagnostics: Diagnostics, folder: RunFolder, clock: Any, tokens_per_step: int | None
     ) -> None:
         self.diagnostics, self.folder = diagnostics, folder
-        self._clock, self._each = clock, tokens_per_step
+        self.clock, self._each = clock, tokens_per_step
         self.tokens = self.steps = 0
         self._stage: str | None = None
 
@@ -102,7 +109,7 @@ class Observer:
         """What follows is another task or text; for optimizers without surprise, the context has ended."""
         if name == self._stage:
             return
-        if self._stage is not None and self._clock is None:
+        if self._stage is not None and self.clock is None:
             self.diagnostics.end_context()
         self._stage = name
 
@@ -149,11 +156,30 @@ class Observer:
             }
         )
 
+    def state_dict(self) -> dict[str, Any]:
+        """Where the run is, and what its diagnostics depend on."""
+        return {
+            "tokens": self.tokens,
+            "steps": self.steps,
+            "stage": self._stage,
+            "diagnostics": self.diagnostics.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`state_dict` returned; what the folder has beyond it is cut off.
+
+        Raises:
+            ValueError: If the state is of another model or other levels.
+        """
+        self.diagnostics.load_state_dict(state["diagnostics"])
+        self.tokens, self.steps, self._stage = int(state["tokens"]), int(state["steps"]), state["stage"]
+        self.folder.cut(self.tokens)
+
     def _advance(self, tokens: int | None) -> None:
         if tokens is not None:
             self.tokens += tokens
-        elif self._clock is not None:
-            self.tokens = self._clock.tokens
+        elif self.clock is not None:
+            self.tokens = self.clock.tokens
         else:
             self.tokens += self._each or 1
 

@@ -41,6 +41,13 @@ class RunFolder:
         with (self.path / EVENTS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(event) + "\n")
 
+    def cut(self, tokens: int) -> None:
+        """Leave out all events beyond a position, and that the run has ended."""
+        file = self.path / EVENTS
+        if file.is_file():
+            kept = [e for e in _events(file) if e["event"] != "end" and e.get("tokens", 0) <= tokens]
+            file.write_text("".join(json.dumps(event) + "\n" for event in kept), encoding="utf-8")
+
 
 def read_system(path: Path | str) -> NestedSystem | None:
     """The nested system of a run's folder; None if it has none.
