@@ -1,6 +1,6 @@
 """Do searched levels beat the defaults? The search, then both on the whole stream with new seeds.
 
-``nestlearn tune`` searches on validation text of English and French within six million tokens. The defaults
+``nestlearn tune`` searches on validation text of English and French within eight million tokens. The defaults
 and what was found then learn English, French and German with three seeds that the search had not, judged on
 **test** text. Finished runs are kept, so that the recipe can be interrupted and goes on.
 

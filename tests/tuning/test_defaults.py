@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import nestlearn as nl
 from nestlearn.continual.strategies import NESTED_STEPS
 from nestlearn.tuning import Candidate, TuningPlan, default_levels, default_periods
-from nestlearn.tuning.candidate import NAMES, UPDATES
+from nestlearn.tuning.candidate import NAMES, UPDATES, neighbourhood
 
 
 @given(st.integers(1, 100_000), st.integers(1, 4))
@@ -55,6 +55,19 @@ def test_levels_in_tokens():
     nl.Clock(levels)
     with pytest.raises(ValueError, match="must fit into a context of 10 tokens"):
         default_levels(10, 11)
+
+
+def test_a_search_begins_around_the_defaults():
+    start = TuningPlan().defaults
+    around = neighbourhood(start)
+    assert around[0] == start
+    own = start.settings()
+    for other in around[1:]:
+        theirs = other.settings()
+        assert len([name for name in {*own, *theirs} if own.get(name) != theirs.get(name)]) in {1, 3}
+    assert len({str(c.settings()) for c in around}) == len(around) == 14
+    assert {len(c.level_steps) for c in around} == {2, 3, 4}
+    assert all(len(c.level_steps) >= 1 for c in neighbourhood(Candidate(level_steps=(1,))))
 
 
 @pytest.mark.parametrize("steps", [(1,), (1, 3), (1, 4, 16), (1, 2, 4, 8)])

@@ -15,12 +15,12 @@ from nestlearn.tuning import Search, TuningPlan, load_recipe, open_study, recipe
 from nestlearn.tuning.recipe import best_of, candidate_of
 from nestlearn.tuning.search import STUDY, committed
 
-PLAN = TuningPlan.quick(budget=9 * TuningPlan.quick().trial_tokens)
+PLAN = TuningPlan.quick(budget=16 * TuningPlan.quick().trial_tokens)
 
 
 def bits(candidate) -> float:
-    """A made-up landscape: best at a rate of 0.01 with protection."""
-    return 2.0 + 10 * abs(candidate.lr - 0.01) + (0.0 if candidate.consolidate else 0.1)
+    """A made-up landscape: best at a rate of 0.012 with protection."""
+    return 2.0 + 10 * abs(candidate.lr - 0.012) + (0.0 if candidate.consolidate else 0.1)
 
 
 def pretended(plan, candidate, evaluated, data_dir):
@@ -55,12 +55,11 @@ def test_the_budget_counts_all_tokens_and_is_kept(trials):
     pruned = [trial for trial in trials if trial.state == "pruned"]
     assert pruned, "some are worse than the median"
     assert all(0 < trial.tokens < PLAN.trial_tokens for trial in pruned)
-    assert len(trials) > PLAN.budget // PLAN.trial_tokens, "what pruning saves is spent"
+    assert len(trials) >= PLAN.budget // PLAN.trial_tokens, "what pruning saves is spent"
 
 
-def test_nothing_is_pruned_in_the_first_quarter(trials):
-    first = PLAN.trial_tokens // 4
-    assert all(t.tokens >= first for t in trials if t.state == "pruned")
+def test_nothing_is_pruned_before_the_second_language(trials):
+    assert all(t.tokens > PLAN.trial_tokens // 2 for t in trials if t.state == "pruned")
 
 
 def test_a_search_goes_on_where_it_was_cut(tmp_path):
@@ -79,7 +78,8 @@ def test_a_search_goes_on_where_it_was_cut(tmp_path):
     before = trials_of(search(tmp_path).study)
     assert [t.state for t in before[:4]] == ["complete", "complete", "complete", "failed"]
     trials = search(tmp_path).run()
-    assert trials[4].settings == before[3].settings, "what was under way is begun again"
+    again = [t for t in trials[4:] if t.settings == before[3].settings]
+    assert len(again) == 1, "what was under way is begun again"
     assert trials[:4] == before
     assert sum(t.tokens for t in trials) <= PLAN.budget
 

@@ -12,6 +12,8 @@ from typing import Annotated
 
 import typer
 
+from nestlearn.cli.looking import looking
+
 app = typer.Typer(
     name="nestlearn",
     help="Models that keep learning, and keep what they knew.",
@@ -25,6 +27,7 @@ bench = typer.Typer(
     help="The benchmark: the same streams and measures for every method.", no_args_is_help=True
 )
 app.add_typer(bench, name="bench")
+app.add_typer(looking)
 
 
 @app.callback()
@@ -201,80 +204,6 @@ def compare(
         model=model, text=text, old=old, methods=[m.strip() for m in methods.split(",") if m.strip()],
         context=context, batch_size=batch_size, result=result,
     )  # fmt: skip
-
-
-@app.command(name="inspect")
-def inspect_(
-    target: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL|CHECKPOINT",
-            help="A model's folder, a name on the hub, smollm2, module:function (which makes a model, or a "
-            "model and its optimizer), a run's folder or checkpoint, or a system.json.",
-        ),
-    ],
-    optimizer: Annotated[
-        str | None, typer.Option(help="What would train it: adamw, sgd, m3, ... [default: nothing does]")
-    ] = None,
-    levels: Annotated[
-        str | None, typer.Option(help="Levels with their periods in tokens, as fast=512,slow=4096.")
-    ] = None,
-    tokens_per_step: Annotated[
-        int | None, typer.Option(help="Tokens of one optimizer step, to compare steps with tokens.", min=1)
-    ] = None,
-    html: Annotated[
-        Path | None, typer.Option(help="Write an interactive page, one file.", dir_okay=False)
-    ] = None,
-    svg: Annotated[Path | None, typer.Option(help="Write a picture.", dir_okay=False)] = None,
-    mermaid: Annotated[Path | None, typer.Option(help="Write a Mermaid flowchart.", dir_okay=False)] = None,
-    out: Annotated[
-        Path | None, typer.Option("--json", help="Write the system as JSON.", dir_okay=False)
-    ] = None,
-) -> None:
-    """Show the levels of a model and its optimizer: what is updated by what, and how often.
-
-    Nothing is trained and no weights are read: a model's configuration is enough.
-    """
-    from nestlearn.cli.observe import run_inspect  # noqa: PLC0415  (--help should not wait for torch)
-
-    run_inspect(
-        target=target, optimizer=optimizer, levels=levels, tokens_per_step=tokens_per_step, html=html,
-        svg=svg, mermaid=mermaid, out=out,
-    )  # fmt: skip
-
-
-RunFolder = Annotated[
-    Path, typer.Argument(metavar="RUN_DIR", help="Folder of a training run, such as out/demo/nested.")
-]
-
-
-@app.command()
-def report(
-    run_dir: RunFolder,
-    html: Annotated[
-        Path | None, typer.Option(help="The page. [default: report.html in the folder]", dir_okay=False)
-    ] = None,
-) -> None:
-    """Show what a training run did: levels, losses, diagnostics and alarms, here and as one page."""
-    from nestlearn.cli.observe import run_report  # noqa: PLC0415
-
-    run_report(run_dir=run_dir, html=html)
-
-
-@app.command()
-def watch(
-    run_dir: RunFolder,
-    page: Annotated[bool, typer.Option("--page", help="Also serve a page on this machine.")] = False,
-    port: Annotated[int, typer.Option(help="Port of the page; 0 for any that is free.", min=0)] = 8765,
-    every: Annotated[float, typer.Option(help="Seconds between two looks.", min=0.1)] = 2.0,
-) -> None:
-    """Follow a training run in the terminal, and as a page on this machine, until it is finished.
-
-    Only reads: the run may be going on in another process, and goes on when this ends.
-    """
-    from nestlearn.cli.observe import run_watch  # noqa: PLC0415
-
-    run_watch(run_dir=run_dir, port=port, page=page, every=every)
 
 
 @bench.command()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from nestlearn.continual.strategies import HORIZON_STEPS, REFRESH_STEPS, STRATEGIES, Size, Strategy
@@ -125,4 +125,33 @@ class Candidate(Strategy):
         return {**found, "level_steps": list(self.level_steps)}
 
 
-__all__ = ["NAMES", "UPDATES", "Candidate", "default_levels", "default_periods"]
+def neighbourhood(start: Candidate) -> tuple[Candidate, ...]:
+    """A candidate, and those that differ from it in one respect: where a search begins.
+
+    Rates up and down by half, strengths by three, periods closer and wider, a level fewer and more, and
+    without protection.
+    """
+    steps = start.level_steps
+    ratio = steps[1] // steps[0] if len(steps) > 1 else 4
+    series = [
+        (ratio + 1, len(steps)),
+        (ratio - 1, len(steps)),
+        (ratio, len(steps) - 1),
+        (ratio, len(steps) + 1),
+    ]
+    changes: list[dict[str, Any]] = [
+        {"lr": start.lr * 1.5},
+        {"lr": start.lr / 1.5},
+        {"later_lr_scale": start.later_lr_scale * 1.5},
+        {"later_lr_scale": start.later_lr_scale / 1.5},
+        {"strength": start.strength * 3},
+        {"strength": start.strength / 3},
+        {"output_strength": start.output_strength * 3},
+        {"output_strength": start.output_strength / 3},
+        *({"level_steps": tuple(r**i for i in range(n))} for r, n in series if r >= 2 and n in NAMES),
+        {"consolidate": not start.consolidate},
+    ]
+    return (start, *(replace(start, **change) for change in changes))
+
+
+__all__ = ["NAMES", "UPDATES", "Candidate", "default_levels", "default_periods", "neighbourhood"]

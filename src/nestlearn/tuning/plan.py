@@ -36,7 +36,7 @@ class TuningPlan:
     """
 
     languages: tuple[str, ...] = ("en", "fr")
-    budget: int = 6_000_000
+    budget: int = 8_000_000
     steps: int = 320
     size: Size = field(default=TUNING_SIZE)
     batch_size: int = 8

@@ -19,7 +19,7 @@ from filelock import FileLock
 
 from nestlearn.continual.run import prepare
 from nestlearn.optim import NonFiniteGradientError
-from nestlearn.tuning.candidate import Candidate
+from nestlearn.tuning.candidate import Candidate, neighbourhood
 from nestlearn.tuning.plan import TuningPlan
 
 if TYPE_CHECKING:
@@ -73,7 +73,8 @@ def open_study(folder: Path, plan: TuningPlan) -> optuna.Study:
     saved = study.user_attrs.get("identity")
     if saved is None:
         study.set_user_attr("identity", identity)
-        study.enqueue_trial(parameters(plan.defaults))
+        for candidate in neighbourhood(plan.defaults):
+            study.enqueue_trial(parameters(candidate))
     elif saved != identity:
         old, new = json.loads(saved), json.loads(identity)
         changed = ", ".join(sorted(key for key in {*old, *new} if old.get(key) != new.get(key)))
@@ -314,8 +315,9 @@ def _judge(
 def _study(folder: Path, plan: TuningPlan, seed: int) -> Any:
     """The folder's study with a sampler and a pruner of this process.
 
-    The median of the trials before is what a trial has to hold at every evaluation from the middle of the
-    first language on; what learns slowly at the beginning alone is not stopped for that.
+    A trial that is worse than the median of those before at the same place is given up, from the first
+    evaluation in the second language on: before, one of two languages is not learned yet, and the mean of
+    both says little about the end.
     """
     optuna = _optuna()
     storage = optuna.storages.RDBStorage(
@@ -325,8 +327,8 @@ def _study(folder: Path, plan: TuningPlan, seed: int) -> Any:
         study_name=_NAME,
         storage=storage,
         load_if_exists=True,
-        sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=6, constant_liar=True),
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=plan.trial_tokens // 4),
+        sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=0, constant_liar=True),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=plan.trial_tokens // 2 + 1),
     )
 
 
