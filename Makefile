@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY := PASSIVE
 OUT ?= out/demo
 JOBS ?= 2
 
-.PHONY: help demo quick test native lint types unit slow data bench peers long-stream seeds tune ablate teach continual clean
+.PHONY: help demo quick test native lint types unit slow data bench peers long-stream seeds tune ablate tune-levels screenshots teach continual clean
 
 help:  ## What there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
@@ -88,6 +88,13 @@ ablate: native data  ## What each part of the levels does, into results/ablate_l
 
 continual: data  ## The continual-learning benchmark: what results/continual lacks is done (hours), then docs/benchmark.md
 	$(BIN)/nestlearn bench continual
+
+tune-levels: native data  ## Search levels, then compare them with the defaults on the whole stream (half an hour)
+	$(BIN)/python -m recipes.tune_levels
+	$(BIN)/python -m recipes.figures
+
+screenshots: demo  ## Pictures of docs/inspecting.md from the demo's run (needs chromium)
+	$(BIN)/python -m recipes.screenshots
 
 teach: data  ## A small model is taught two domains by every method, into results/teach.json (four hours)
 	$(BIN)/python -m recipes.teach

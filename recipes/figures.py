@@ -56,6 +56,53 @@ def learner_cost(content: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def trace_cost(content: Mapping[str, Any]) -> str:
+    """The sentence of ``results/trace.json``."""
+    more = {kind: f"{100 * (ratio - 1):.1f} %" for kind, ratio in content["ratios"].items()}
+    return (
+        "CPU time of training the demo's Hope with levels, over the same without (median of "
+        f"{content['rounds']} rounds of {content['steps']} steps, in turns): {more['trace']} more with "
+        f"`nl.trace`, "
+        f"{more['diagnostics']} more with diagnostics."
+    )
+
+
+def tuned_levels(content: Mapping[str, Any]) -> str:
+    """The tables of ``results/tune_levels.json``."""
+    evidence = content["recipe"]["evidence"]
+    states = [trial["state"] for trial in evidence["trials"]]
+    best, plan = evidence["best"], evidence["plan"]
+    languages, validation = content["languages"], plan["languages"]
+    lines = [
+        f"{states.count('complete')} trials to the end and {states.count('pruned')} given up, "
+        f"{evidence['tokens'] / 1e6:.1f} of {plan['budget'] / 1e6:.0f} million tokens. Validation, "
+        f"{' and '.join(validation)}: defaults {evidence['defaults']['value']:.3f}, the best trial "
+        f"{best['value']:.3f} bits per byte.",
+        "",
+        "| settings | periods in steps | rate | later | strengths |",
+        "|---|---|---|---|---|",
+    ]
+    by_name = {run["settings_of"]: run["settings"] for run in content["runs"]}
+    for name, own in by_name.items():
+        strengths = f"{own['strength']:.2g}, {own['output_strength']:.2g}" if own["consolidate"] else "none"
+        periods = "/".join(map(str, own["level_steps"]))
+        lines.append(f"| {name} | {periods} | {own['lr']:.2g} | x{own['later_lr_scale']:.2g} | {strengths} |")
+    lines += [
+        "",
+        f"Test text at the end of {', '.join(languages)} ({content['steps']} steps), with new seeds:",
+        "",
+        f"| settings | {' | '.join(languages)} | mean | of each seed |",
+        f"|---|{'---|' * (len(languages) + 2)}",
+    ]
+    for name in by_name:
+        runs = [run for run in content["runs"] if run["settings_of"] == name]
+        columns = [sum(run["matrix"][-1][i] for run in runs) / len(runs) for i in range(len(languages))]
+        mean = sum(run["mean"] for run in runs) / len(runs)
+        each = ", ".join(f"{run['mean']:.3f}" for run in runs)
+        lines.append(f"| {name} | {' | '.join(f'{c:.3f}' for c in columns)} | **{mean:.3f}** | {each} |")
+    return "\n".join(lines)
+
+
 def _summary(render: Callable[[Mapping[str, Any]], str]) -> Callable[[Mapping[str, Any]], str]:
     return lambda content: render(content["summary"])
 
@@ -64,8 +111,10 @@ def _summary(render: Callable[[Mapping[str, Any]], str]) -> Callable[[Mapping[st
 FIGURES: tuple[tuple[str, str, str, Callable[[Mapping[str, Any]], str]], ...] = (
     ("docs/optimizers.md", "python -m benchmarks.optimizers", "optimizer_cost", optimizer_cost),
     ("docs/optimizers.md", "python -m recipes.optimizers", "optimizers", _summary(optimizer_tables)),
+    ("docs/inspecting.md", "python -m benchmarks.trace", "trace", trace_cost),
     ("docs/learner.md", "python -m benchmarks.learner", "learner_cost", learner_cost),
     ("docs/learner.md", "python -m recipes.teach", "teach", _summary(teaching_tables)),
+    ("docs/tuning.md", "python -m recipes.tune_levels", "tune_levels", tuned_levels),
 )
 
 

@@ -84,11 +84,9 @@ def test_surprise_counts_deviations_of_the_loss():
 
 
 def test_units_without_gradient():
-    one, two = nn.Parameter(torch.zeros(4, 3)), nn.Parameter(torch.zeros(2))
-    assert without_gradient([one, two]) is None
-    one.grad = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 0, 0], [0, 0, 2]])
-    two.grad = torch.zeros(2)  # biases are no rows
-    assert without_gradient([one, two]) == 0.5
+    assert without_gradient([None, None]) is None
+    matrix = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 0, 0], [0, 0, 2]])
+    assert without_gradient([matrix, None, torch.zeros(2)]) == 0.5  # biases are no rows
 
 
 def test_dead_relus_are_found_and_unused_embeddings_are_not():
@@ -285,3 +283,26 @@ def test_a_level_that_sleeps_is_reported():
             optimizer.step(surprise=loss)
             alarms += diagnostics.record(optimizer.clock.tokens, loss.item())[1]
     assert [(a.level, a.kind, a.tokens) for a in alarms if a.kind == "idle"] == [("slow", "idle", 52)]
+
+
+def test_parts_of_weights_have_gradients_too():
+    from tests.retrofitting.small import pretrained
+
+    twin = nl.retrofit(pretrained("llama"), [nl.Level("fast", 16), nl.Level("slow", 32)])
+    optimizer = nl.NestedUnits(twin, tokens_per_step=16)
+    diagnostics = Diagnostics(twin, optimizer)
+    ids = torch.arange(16).reshape(2, 8)
+    agreements = []
+    for _ in range(6):
+        loss = twin(input_ids=ids, labels=ids).loss
+        loss.backward()
+        with diagnostics:
+            optimizer.step()
+        optimizer.zero_grad()
+        values, _ = diagnostics.record(optimizer.clock.tokens, loss.item())
+        agreements.append(values["fast"].get("agreement"))
+        assert values["fast"]["dead"] < 1.0
+        if len(agreements) == 3:
+            diagnostics.end_context()
+    assert agreements[:3] == [None] * 3
+    assert all(value > 0.5 for value in agreements[3:]), "the same text again"

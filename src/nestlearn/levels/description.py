@@ -117,6 +117,7 @@ class Group:
         unit: ``"token"`` or ``"step"``.
         states: The memories over their gradients.
         covers: Parameters of the model that the tensors stand for, if they are not parameters themselves.
+        gradients: Their gradients before a step, where the tensors do not have them yet.
         names: Names of the tensors; by default those in the model.
         starts_from: Name of the group whose updates let this one start anew from its initial state (Eq. 72).
         unknown: Entries of the state that nobody described, with the reason.
@@ -129,6 +130,7 @@ class Group:
     unit: Unit = "step"
     states: tuple[State, ...] = ()
     covers: tuple[Tensor, ...] | None = None
+    gradients: Callable[[], list[Tensor | None]] | None = None
     names: tuple[str, ...] | None = None
     starts_from: str | None = None
     unknown: tuple[tuple[str, str], ...] = field(default=())

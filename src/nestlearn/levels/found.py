@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from nestlearn.levels.description import Group, Memory, Named, State
 from nestlearn.levels.modules import walk
@@ -58,6 +58,13 @@ class Found:
             ]
         parameters = dict(self.model.named_parameters())
         return [(tensor, parameters[tensor]) for tensor in self.components[name].tensors]
+
+    def gradients(self, name: str) -> list[Tensor | None]:
+        """Gradients of a group's tensors, before a step."""
+        group = self.groups[name]
+        if group.gradients is not None:
+            return group.gradients()
+        return [tensor.grad for tensor in group.tensors]
 
     def add(self, component: Component) -> str:
         """Keep a component under a name that is free, which is returned."""

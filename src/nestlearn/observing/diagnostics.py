@@ -31,7 +31,7 @@ class Diagnostics:
     * ``drift``: distance from the weights at the start of the stream, over their length;
     * ``cancel``: share of the way of the last updates that was gone in vain (0: straight, 1: in circles);
     * ``agreement``: cosine of the gradients with the mean gradient of the context before; below 0, what is
-      learned now unlearns that. Not known for parts of weights (:class:`nestlearn.NestedUnits`);
+      learned now unlearns that;
     * ``surprise``: deviations by which the loss is above what the context led to expect;
     * ``dead``: share of the units whose gradient is zero;
     * ``idle``: periods since the last update;
@@ -158,13 +158,16 @@ class Diagnostics:
 
     def _pre(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         for name, diary in self._diaries.items():
-            tensors = [t for _, t in self._found.live(name)]
-            if any(t.grad is not None for t in tensors):
-                self._before[name] = diary.gradients(tensors)
-                # Most rows of a table of embeddings are of tokens that no batch has.
-                share = without_gradient(t for t in tensors if id(t) not in self._tables)
-                if share is not None:
-                    self._before[name]["dead"] = share
+            gradients = self._found.gradients(name)
+            if all(gradient is None for gradient in gradients):
+                continue
+            tensors = self._found.groups[name].tensors
+            self._before[name] = diary.gradients(tensors, gradients)
+            # Most rows of a table of embeddings are of tokens that no batch has.
+            pairs = zip(tensors, gradients, strict=True)
+            share = without_gradient(g for t, g in pairs if id(t) not in self._tables)
+            if share is not None:
+                self._before[name]["dead"] = share
 
     def _post(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         self._changed.update(name for name, watched in self._watched.items() if watched.look())

@@ -33,12 +33,12 @@ def sketch(tensors: Iterable[Tensor]) -> Tensor:
 
 
 @torch.no_grad()
-def without_gradient(tensors: Iterable[Tensor]) -> float | None:
+def without_gradient(gradients: Iterable[Tensor | None]) -> float | None:
     """Share of the rows of matrices, units as a rule, whose gradient is zero; None without gradients."""
     rows = dead = 0
-    for tensor in tensors:
-        if tensor.grad is not None and tensor.dim() > 1 and not tensor.grad.is_sparse:
-            zero = (tensor.grad == 0).flatten(1).all(dim=1)
+    for gradient in gradients:
+        if gradient is not None and gradient.dim() > 1 and not gradient.is_sparse:
+            zero = (gradient == 0).flatten(1).all(dim=1)
             rows, dead = rows + len(zero), dead + int(zero.sum())
     return dead / rows if rows else None
 
@@ -63,14 +63,14 @@ class Diary:
         self._gradient: Tensor | None = None
         self._earlier: Tensor | None = None
 
-    def gradients(self, tensors: Iterable[Tensor]) -> dict[str, float]:
+    def gradients(self, tensors: Iterable[Tensor], gradients: Iterable[Tensor | None]) -> dict[str, float]:
         """Take in the gradients of a pass: their agreement with those of the context before.
 
         Returns:
             ``agreement``: the cosine; nothing if there was no context before, or there are no gradients.
         """
-        parts = [t.grad if t.grad is not None else torch.zeros_like(t) for t in tensors if not _sparse(t)]
-        gradient = sketch(parts)
+        pairs = [(t, g) for t, g in zip(tensors, gradients, strict=True) if g is None or not g.is_sparse]
+        gradient = sketch(torch.zeros_like(t) if g is None else g for t, g in pairs)
         if not bool(gradient.any()):
             return {}
         if self._gradient is None:
@@ -131,10 +131,6 @@ class Diary:
         self.updates, self.last_update = int(state["updates"]), int(state["last_update"])
         self._start, self._last, self._begin = state["start"], state["last"], state["begin"]
         self._length, self._gradient, self._earlier = state["length"], state["gradient"], state["earlier"]
-
-
-def _sparse(tensor: Tensor) -> bool:
-    return tensor.grad is not None and tensor.grad.is_sparse
 
 
 def _over(numerator: Tensor, denominator: Tensor) -> float:

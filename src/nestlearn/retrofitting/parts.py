@@ -214,6 +214,12 @@ class Parts(nn.Module):
             if level in (None, name):
                 yield from parts.values()
 
+    def gradients(self, tensors: Iterable[Tensor]) -> list[Tensor | None]:
+        """Gradients of parts, by what the optimizer updates, while they are in the model's parameters."""
+        by_own = {id(part.own): part for part in self.parts()}
+        whole = [(by_own[id(own)], by_own[id(own)].parameter.grad) for own in tensors]
+        return [None if gradient is None else part.of(gradient) for part, gradient in whole]
+
     def label(self, own: Tensor) -> str:
         """A part by its parameter's name and its share of it.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -165,6 +166,7 @@ class NestedUnits(Nested):
                 group,
                 names=tuple(self.parts.label(tensor) for tensor in group.tensors),
                 covers=tuple(part.parameter for part in self.parts.parts(group.name)),
+                gradients=partial(self.parts.gradients, group.tensors),
             )
             for group in super().nested_groups()
         )
