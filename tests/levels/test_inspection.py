@@ -162,3 +162,23 @@ def test_bad_memories_are_refused():
         Memory("a", "attention", "", "", period=-1)
     with pytest.raises(TypeError, match=r"a torch\.nn\.Module is needed, got dict"):
         nl.inspect({})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "memory"),
+    [
+        ("DeltaNet", "gated delta memory"),
+        ("GatedDeltaNet", "gated delta memory"),
+        ("GatedLinearAttention", "linear attention"),
+        ("MultiScaleRetention", "linear attention"),
+        ("RWKV7Attention", "linear attention"),
+        ("Mamba", "state space"),
+        ("Mamba2", "state space"),
+    ],
+)
+def test_classes_of_other_packages_are_known_by_name(name, memory):
+    made = type(name, (nn.Module,), {})()
+    made.q_proj, made.k_proj = nn.Linear(2, 2), nn.Linear(2, 2)
+    system = nl.inspect(nn.ModuleList([made]))
+    assert [c.name for c in system.components if c.where] == [memory]
+    assert system.unplaced == ()

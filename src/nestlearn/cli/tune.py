@@ -113,19 +113,22 @@ def _run(search: Search, console: Console) -> list[Trial]:
             done = [trial for trial in trials if trial.value is not None]
             best = f", best {best_of(trials).value:.3f}" if done else ""
             under_way = sum(trial.state == "running" for trial in trials)
-            text = f"{len(trials) - under_way} trials{best}"
-            progress.update(bar, completed=sum(trial.tokens for trial in trials), description=text)
+            spent = sum(trial.tokens for trial in trials)
+            text = f"{len(trials) - under_way} trials{best}, {spent:,} tokens"
+            progress.update(bar, completed=spent, description=text)
 
         return search.run(show)
 
 
 def _table(trials: Sequence[Trial]) -> Table:
     """The best trials, and how many there were."""
-    counts = {state: sum(t.state == state for t in trials) for state in ("complete", "pruned", "failed")}
+    states = ("complete", "pruned", "diverged", "failed")
+    counts = {state: sum(t.state == state for t in trials) for state in states}
     title = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    title += f"; {sum(t.tokens for t in trials):,} tokens"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     languages = list(next((t.values for t in trials if t.values), {}))
-    for head in ("trial", "bits", *languages, "periods", "rate", "later", "protection"):
+    for head in ("trial", "bits", *languages, "periods", "rate", "later", "tokens", "protection"):
         table.add_column(head, justify="left" if head in {"periods", "protection"} else "right")
     complete = sorted((t for t in trials if t.value is not None), key=lambda t: (t.value, t.number))
     for trial in complete[:_ROWS]:
@@ -138,6 +141,7 @@ def _table(trials: Sequence[Trial]) -> Table:
             "/".join(map(str, own["level_steps"])),
             f"{own['lr']:.2g}",
             f"x{own['later_lr_scale']:.2g}",
+            f"{trial.tokens:,}",
             f"{strengths[0]:.2g}, {strengths[1]:.2g}" if own["consolidate"] else "none",
         )
     return table

@@ -21,15 +21,15 @@ _HEBBIAN = ("linear attention", "fast_weights", "-⟨S k, v⟩ (Eq. 64)")
 _DECAYING = ("state space", "fast_weights", "-⟨S k, v⟩ with a decay from the token (Eq. 64)")
 _GATED = ("linear recurrence", "recurrent_state", "none of its own: a gated mean of what it reads")
 _WINDOW = ("convolution window", "recurrent_state", "none: the last few tokens as they are")
-#: Classes of transformers by name. Patterns match the whole name.
+#: Classes of transformers, flash-linear-attention and mamba-ssm by name. Patterns match the whole name.
 _CLASSES: tuple[tuple[str, tuple[str, str, str]], ...] = (
-    (r"\w*GatedDeltaNet|\w*DeltaAttention", _DELTA),
+    (r"\w*(Gated)?DeltaNet|\w*DeltaAttention", _DELTA),
     (
         r"MiniMaxLightningAttention|(Kimi|\w+Text)?LinearAttention|RwkvSelfAttention|mLSTM\w*|xLSTMLayer",
         _HEBBIAN,
     ),
     (r"(Falcon|Zamba2?|Jamba)?Mamba2?Mixer|JambaMambaMixer|BambaMixer|FalconH1Mixer", _DECAYING),
-    (r"NemotronHMamba2Mixer|GraniteMoeHybridMambaLayer|\w*Mamba2?(Mixer|Layer)", _DECAYING),
+    (r"NemotronHMamba2Mixer|GraniteMoeHybridMambaLayer|(\w*Mamba2?(Mixer|Layer))|Mamba2?", _DECAYING),
     (r"RecurrentGemmaRglru", _GATED),
     (r"Lfm2\w*ShortConv|Lfm3ShortConv|Inkling2?\w*ShortConvolution|RwkvFeedForward", _WINDOW),
 )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nestlearn.observing import read_run, read_system
-from nestlearn.reporting.system import render_page
+from nestlearn.reporting.system import render_page, run_payload
 
 _RUN = "/run.json"
 
@@ -55,7 +55,7 @@ def _handler(folder: Path) -> type[BaseHTTPRequestHandler]:
                 if self.path == "/":
                     self._send(_page(folder).encode(), "text/html; charset=utf-8")
                 elif self.path == _RUN:
-                    self._send(json.dumps(read_run(folder)).encode(), "application/json")
+                    self._send(json.dumps(run_payload(read_run(folder))).encode(), "application/json")
                 else:
                     self.send_error(404)
             except ValueError as error:

@@ -3,7 +3,8 @@
 from nestlearn.tuning.candidate import Candidate, default_levels, default_periods
 from nestlearn.tuning.plan import TuningPlan
 from nestlearn.tuning.recipe import load_recipe, recipe_of, write_recipe
-from nestlearn.tuning.search import Search, Trial, open_study, trials_of
+from nestlearn.tuning.search import Search
+from nestlearn.tuning.study import Trial, open_study, trials_of
 
 __all__ = [
     "Candidate",

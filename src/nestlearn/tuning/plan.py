@@ -32,7 +32,8 @@ class TuningPlan:
         seed: Of models, order of the text, and the search.
 
     Raises:
-        ValueError: If there are not two languages, or the budget does not pay for the defaults.
+        ValueError: If there are not two languages, the seed is out of range, or the budget does not pay for
+            the defaults.
     """
 
     languages: tuple[str, ...] = ("en", "fr")
@@ -52,6 +53,8 @@ class TuningPlan:
             )
         if self.steps < 2 * self.evaluations:
             raise ValueError(f"{self.steps} steps are too few for {self.evaluations} evaluations")
+        if not 0 <= self.seed < 2**31:
+            raise ValueError(f"seed must be zero or more and below 2**31, got {self.seed}")
         if self.budget < self.trial_tokens:
             raise ValueError(
                 f"a budget of {self.budget:,} tokens does not pay for one trial of {self.trial_tokens:,}: "

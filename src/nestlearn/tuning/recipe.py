@@ -13,7 +13,7 @@ from typing import Any
 from nestlearn.levels import Level
 from nestlearn.tuning.candidate import Candidate
 from nestlearn.tuning.plan import TuningPlan
-from nestlearn.tuning.search import Trial
+from nestlearn.tuning.study import Trial
 
 FORMAT = "nestlearn-levels-1"
 
@@ -38,8 +38,9 @@ def candidate_of(settings: Mapping[str, Any]) -> Candidate:
 def recipe_of(plan: TuningPlan, trials: Sequence[Trial]) -> dict[str, Any]:
     """The best levels and how they were found, as JSON values.
 
-    Keys ``levels`` (fields of :class:`nestlearn.Level`), ``later_lr_scale``, ``model`` (its configuration),
-    and ``evidence``: plan, versions, all trials, tokens spent, the value of the defaults and of the best.
+    Keys ``levels`` (fields of :class:`nestlearn.Level`), ``later_lr_scale``, ``tokens_per_step``, ``model``
+    (its configuration), and ``evidence``: plan, versions, all trials, tokens spent, the value of the
+    defaults and of the best.
 
     Raises:
         ValueError: If no trial is complete.
@@ -52,6 +53,7 @@ def recipe_of(plan: TuningPlan, trials: Sequence[Trial]) -> dict[str, Any]:
         "levels": [asdict(level) for level in candidate.levels(plan.tokens_per_step)],
         "later_lr_scale": candidate.later_lr_scale,
         "tokens_per_step": plan.tokens_per_step,
+        "model": candidate.model_config(plan.size, plan.size.vocab_size, plan.tokens_per_step).to_diff_dict(),
         "evidence": {
             "measure": "mean validation bits per byte of both languages at the end of the second",
             "best": {"trial": best.number, "value": best.value, "settings": best.settings},
@@ -69,7 +71,10 @@ def write_recipe(path: Path, recipe: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        beside.write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
+        with beside.open("w", encoding="utf-8") as file:
+            file.write(json.dumps(recipe, indent=1) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
@@ -88,9 +93,12 @@ def load_recipe(path: Path | str) -> tuple[Level, ...]:
     if not isinstance(recipe, dict) or recipe.get("format") != FORMAT:
         raise ValueError(f"{path} is no recipe of levels: it needs format {FORMAT!r}")
     try:
-        return tuple(Level(**{**entry, "betas": tuple(entry["betas"])}) for entry in recipe["levels"])
-    except (KeyError, TypeError) as error:
+        levels = tuple(Level(**{**entry, "betas": tuple(entry["betas"])}) for entry in recipe["levels"])
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} has damaged levels: {error}") from error
+    if not levels:
+        raise ValueError(f"{path} has no level")
+    return levels
 
 
 __all__ = ["FORMAT", "best_of", "candidate_of", "load_recipe", "recipe_of", "write_recipe"]

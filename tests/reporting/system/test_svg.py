@@ -98,7 +98,7 @@ def contrast(a: str, b: str) -> float:
 def test_contrast(scheme: int, ground: str):
     below = THEME[ground][scheme]
     assert all(contrast(THEME[ink][scheme], below) >= 4.5 for ink in ("ink", "muted"))
-    assert all(contrast((style.light, style.dark)[scheme], below) >= 4.5 for style in EDGES)
+    assert all(contrast((style.light, style.dark)[scheme], below) >= 3 for style in EDGES), "lines, no text"
 
 
 def test_kinds_differ_by_more_than_colour():

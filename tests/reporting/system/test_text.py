@@ -82,7 +82,7 @@ def test_a_flowchart():
 
 LINE = re.compile(
     r'flowchart TB|  accTitle: [^"<>;#\n]+|  subgraph l\d+ \["[^"<>\n]+"\]|  end'
-    r'|    c\d+\["[^"<>\n]+<br/>[^"<>\n]*"\]|  c\d+ (-->|-\.->|==>|--o|--x)\|"[a-z-]+"\| c\d+'
+    r'|    c\d+\["[^"<>\n]+<br/>[^"<>\n]*"\]|  c\d+ (-->|-\.->|==>|--o|--x)\|"[a-z-]+"\| c\d+|  c\d+ ~~~ c\d+'
 )
 
 

@@ -188,7 +188,7 @@ def _passing(
             if not rows[row]:
                 continue
             x += (target.middle - x) / (abs(target.row - row) + 1)
-            gap, x = _nearest(_gaps(rows[row], left, right), x)
+            gap, x = _nearest(_gaps(rows[row], left, right), x, step)
             wanted[row, gap].append((x, i))
     found: list[list[tuple[int, float]]] = [[] for _ in routes]
     for (row, gap), entries in wanted.items():
@@ -213,8 +213,10 @@ def _gaps(row: list[Box], left: float, right: float) -> list[tuple[float, float]
     ]
 
 
-def _nearest(gaps: list[tuple[float, float]], x: float) -> tuple[int, float]:
-    best = min(range(len(gaps)), key=lambda i: max(gaps[i][0] - x, x - gaps[i][1], 0.0))
+def _nearest(gaps: list[tuple[float, float]], x: float, step: int) -> tuple[int, float]:
+    """Choose a gap; of two that are as near, edges down take the left one and edges up the right one."""
+    far = [max(low - x, x - high, 0.0) for low, high in gaps]
+    best = [i for i, distance in enumerate(far) if distance <= min(far) + 1][0 if step > 0 else -1]
     low, high = gaps[best]
     return best, min(max(x, low), high)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 from nestlearn.reporting.system.document import ComponentDocument, check_system
@@ -42,10 +43,16 @@ def system_mermaid(document: Mapping[str, Any]) -> str:
         lines.append(f'  subgraph l{i} ["{title}"]')
         lines += [f'    {keys[component["name"]]}["{_box(component)}"]' for component in components]
         lines.append("  end")
+    lines += _in_order([keys[level["components"][0]] for level in system["levels"] if level["components"]])
     for edge in system["edges"]:
         arrow = _ARROWS[edge["kind"]]
         lines.append(f'  {keys[edge["source"]]} {arrow}|"{edge["kind"]}"| {keys[edge["target"]]}')
     return "\n".join(lines) + "\n"
+
+
+def _in_order(firsts: list[str]) -> list[str]:
+    """Link the first box of each level to that of the next, unseen, so that levels are placed in order."""
+    return [f"  {above} ~~~ {below}" for above, below in pairwise(firsts)]
 
 
 def _box(component: ComponentDocument) -> str:
@@ -62,4 +69,10 @@ def _escaped(text: str, *, bare: bool = False) -> str:
     text = shortened(text, _LONGEST)
     if bare:
         return "".join(c for c in text if c.isalnum() or c in " .,-_()'/")
-    return re.sub(r"[^\w .,:()/'+-]|[.)+-](?= )", lambda found: f"#{ord(found[0])};", text)
+    return re.sub(r"[^\w .,:()/'+-]|[.)+-](?= )", lambda found: _entity(found[0]), text)
+
+
+def _entity(sign: str) -> str:
+    r"""Return a sign as an entity, of which Mermaid makes no line break (``\n``) and no formula (``$$``)."""
+    apart = "#8203;" if sign in ("$", "\\") else ""
+    return f"#{ord(sign)};{apart}"

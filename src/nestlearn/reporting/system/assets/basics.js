@@ -65,7 +65,11 @@ const KIND_WORDS = {
   optimizer_state: "optimizer state", fast_weights: "fast weights",
   recurrent_state: "recurrent state", key_memory: "key memory",
 };
-const kindWords = (kind) => KIND_WORDS[kind] || kind.replace(/_/g, " ");
+/** What a table says of a key, if it has it; names such as "constructor" are no keys. */
+const known = (words, key, otherwise) => Object.hasOwn(words, key) ? words[key] : otherwise;
+
+/** @returns {string} the kind of a component as a reader says it */
+const kindWords = (kind) => known(KIND_WORDS, kind, kind.replace(/_/g, " "));
 
 /** What a component holds, in few words. */
 function held(component) {

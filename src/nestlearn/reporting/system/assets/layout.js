@@ -84,7 +84,8 @@ function pass(ends, rows, left, right) {
       x += (middle(target) - x) / (Math.abs(target.row - row) + 1);
       const gaps = gapsOf(rows[row], left, right);
       const far = gaps.map(([low, high]) => Math.max(low - x, x - high, 0));
-      const best = far.indexOf(Math.min(...far));
+      const least = Math.min(...far) + 1;
+      const best = step > 0 ? far.findIndex((one) => one <= least) : far.findLastIndex((one) => one <= least);
       x = Math.min(Math.max(x, gaps[best][0]), gaps[best][1]);
       const key = `${row},${best}`;
       if (!wanted.has(key)) wanted.set(key, { row, gap: gaps[best], entries: [] });

@@ -31,7 +31,8 @@ function ringPlaces(system, cx, cy, first, step) {
   const largest = Math.max(1, ...system.components.map((one) => one.bytes));
   const places = new Map();
   system.levels.forEach((level, i) => level.components.forEach((name, k) => {
-    const radius = system.levels.length === 1 ? cy * 0.6 : first + i * step;
+    const alone = system.components.length === 1 ? 0 : cy * 0.6;
+    const radius = system.levels.length === 1 ? alone : first + i * step;
     const angle = 0.35 + i * 2.399963 + 2 * Math.PI * k / level.components.length;
     const share = Math.log1p(system.byName.get(name).bytes) / Math.log1p(largest);
     places.set(name, { x: cx + radius * Math.cos(angle), y: cy + radius * Math.sin(angle), r: 5 + 7 * share });

@@ -73,6 +73,7 @@ class SystemView {
     svg.setAttribute("aria-label", `Levels of ${this.system.title}`);
     svg.setAttribute("aria-describedby", "keys");
     this.stage.replaceChildren(svg);
+    this.stage.classList.toggle("many", this.system.edges.length > 40);
     this.nodes = new Map([...svg.querySelectorAll(".node")].map((node) => [node.dataset.name, node]));
     this.mark();
     if (focused !== undefined) this.nodes.get(focused).focus({ preventScroll: true });

@@ -32,7 +32,7 @@ function runTables(run) {
   const levels = run.levels.map((level) => [level.name, level.period ? `${whole(level.period)} tokens` : "–", whole(level.count)]);
   const stages = run.stages.map((stage) => [stage.name, whole(stage.start), whole(stage.end)]);
   const measures = Object.entries(run.diagnostics).flatMap(([level, series]) => Object.entries(series).map(
-    ([measure, points]) => [level, MEASURES[measure] || measure, figure(last(points)?.[1])]));
+    ([measure, points]) => [level, known(MEASURES, measure, measure), figure(last(points)?.[1])]));
   return [
     ...(levels.length ? [table("Updates of each level", ["level", "period", "updates"], levels)] : []),
     ...(tasks.length ? [table("Tasks", ["task", "measure", "best", "last", "at token"], tasks)] : []),

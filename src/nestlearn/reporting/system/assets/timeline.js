@@ -44,6 +44,8 @@ class TimeLine {
 
   alarms() {
     const { alarms, alarmCount } = this.run;
+    if (alarmCount === this.raised) return;
+    this.raised = alarmCount;
     if (!alarms.length) { byId("alarms").replaceChildren(); return; }
     const items = alarms.map((alarm) => h("li", {}, h("button", { type: "button", class: "alarm", onclick: () => this.jump(alarm) },
       h("span", { class: "sentence" }, alarm.sentence), h("span", { class: "where" }, `at ${whole(alarm.tokens)} tokens`))));
@@ -52,7 +54,7 @@ class TimeLine {
   }
 
   jump(alarm) {
-    if (this.run.diagnostics[alarm.level]) this.choose(alarm.level);
+    if (Object.hasOwn(this.run.diagnostics, alarm.level)) this.choose(alarm.level);
     this.move(alarm.tokens);
     const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
     this.element.scrollIntoView({ behavior: calm ? "auto" : "smooth", block: "start" });
@@ -109,7 +111,7 @@ class TimeLine {
     const head = { element: h("div", { class: "diagnosed" }, h("label", { for: "level-choice" }, "Diagnostics of level"), select), at() {} };
     const charts = Object.entries(this.run.diagnostics[this.state.level]).filter(([, points]) => points.length);
     return [head, ...charts.map(([measure, points]) => chartStrip(
-      { title: MEASURES[measure] || measure, note: "", lines: lines([[measure, points]]), height: 84 }, this.frame))];
+      { title: known(MEASURES, measure, measure), note: "", lines: lines([[measure, points]]), height: 84 }, this.frame))];
   }
 
   pointed(event) {
