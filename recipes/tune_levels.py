@@ -16,7 +16,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import json
 import statistics
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -26,6 +26,7 @@ import torch
 from rich.console import Console
 
 from nestlearn.continual.run import prepare
+from nestlearn.reporting.files import write_atomically
 from nestlearn.reporting.tuning import write_tuning_plot
 from nestlearn.tuning import Candidate, Search, TuningPlan, default_periods, recipe_of
 from nestlearn.tuning.recipe import candidate_of
@@ -73,11 +74,12 @@ def main() -> None:
     keys = [(name, json.dumps(candidate.settings()), seed) for name, candidate, seed in runs]
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         pending = {
-            key: pool.submit(learned, candidate, seed)
+            pool.submit(learned, candidate, seed): key
             for key, (_, candidate, seed) in zip(keys, runs, strict=True)
             if key not in done
         }
-        for key, future in pending.items():
+        for future in as_completed(pending):
+            key = pending[future]
             done[key] = {"settings_of": key[0], "settings": json.loads(key[1]), **future.result()}
             _write(recipe, [done[key] for key in keys if key in done])
     _write(recipe, [done[key] for key in keys])
@@ -89,7 +91,7 @@ def main() -> None:
 
 def _write(recipe: dict[str, Any], runs: list[dict[str, Any]]) -> None:
     content = {"languages": LANGUAGES, "steps": STEPS, "split": "test", "runs": runs, "recipe": recipe}
-    RESULT.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_atomically(RESULT, json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -24,10 +24,8 @@ _WINDOW = ("convolution window", "recurrent_state", "none: the last few tokens a
 #: Classes of transformers, flash-linear-attention and mamba-ssm by name. Patterns match the whole name.
 _CLASSES: tuple[tuple[str, tuple[str, str, str]], ...] = (
     (r"\w*(Gated)?DeltaNet|\w*DeltaAttention", _DELTA),
-    (
-        r"MiniMaxLightningAttention|(Kimi|\w+Text)?LinearAttention|RwkvSelfAttention|mLSTM\w*|xLSTMLayer",
-        _HEBBIAN,
-    ),
+    (r"MiniMaxLightningAttention|(Kimi|Gated|\w+Text)?LinearAttention|RwkvSelfAttention", _HEBBIAN),
+    (r"RWKV\w*Attention|MultiScaleRetention|mLSTM\w*|xLSTMLayer", _HEBBIAN),
     (r"(Falcon|Zamba2?|Jamba)?Mamba2?Mixer|JambaMambaMixer|BambaMixer|FalconH1Mixer", _DECAYING),
     (r"NemotronHMamba2Mixer|GraniteMoeHybridMambaLayer|(\w*Mamba2?(Mixer|Layer))|Mamba2?", _DECAYING),
     (r"RecurrentGemmaRglru", _GATED),
