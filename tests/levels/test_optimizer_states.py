@@ -180,6 +180,17 @@ def test_consolidated_has_key_memories():
     ]
 
 
+def test_a_wrapped_optimizer_is_looked_into():
+    from accelerate import Accelerator
+
+    model = small()
+    optimizer = Accelerator(cpu=True).prepare_optimizer(torch.optim.AdamW(model.parameters()))
+    assert type(optimizer).__name__ == "AcceleratedOptimizer"
+    system = nl.inspect(model, optimizer)
+    assert system.unplaced == ()
+    assert system["weights"].objective == "the loss, by AdamW"
+
+
 def test_only_optimizers_are_described():
     with pytest.raises(TypeError, match="Linear"):
         describe(small())  # type: ignore[arg-type]

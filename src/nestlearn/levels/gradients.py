@@ -138,6 +138,7 @@ def describe(optimizer: Optimizer, divide: Divide | None = None) -> tuple[Group,
     """
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"a torch.optim.Optimizer is needed, got {type(optimizer).__name__}")
+    optimizer = unwrapped(optimizer)
     own = getattr(optimizer, "nested_groups", None)
     if own is not None:
         if divide is not None:
@@ -153,6 +154,12 @@ def describe(optimizer: Optimizer, divide: Divide | None = None) -> tuple[Group,
             part = _group(optimizer, name, {**settings, "params": parameters}, kept)
             groups.append(part.every(period, "token"))
     return tuple(groups)
+
+
+def unwrapped(optimizer: Optimizer) -> Optimizer:
+    """The optimizer inside a wrapper that is one too and calls it ``optimizer``, as accelerate's does."""
+    inner = getattr(optimizer, "optimizer", None)
+    return unwrapped(inner) if isinstance(inner, Optimizer) else optimizer
 
 
 def _known(optimizer: Optimizer, settings: Settings) -> tuple[Kept, ...] | None:

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from nestlearn.levels.description import Group
 from nestlearn.levels.found import Found, place, place_memories, place_rest
-from nestlearn.levels.gradients import Divide, describe
+from nestlearn.levels.gradients import Divide, describe, unwrapped
 from nestlearn.levels.modules import suspicious
 from nestlearn.levels.schedules import Schedule, division, tokens_per_step
 from nestlearn.levels.system import Component, NestedSystem
@@ -94,7 +94,8 @@ def look(
 def _named(optimizer: Optimizers) -> dict[str, Optimizer]:
     if optimizer is None:
         return {}
-    return dict(optimizer) if isinstance(optimizer, Mapping) else {"": optimizer}
+    members = optimizer if isinstance(optimizer, Mapping) else {"": optimizer}
+    return {name: unwrapped(member) for name, member in members.items()}
 
 
 def _declare(found: Found, model: nn.Module, names: Mapping[int, str], divide: Divide) -> None:

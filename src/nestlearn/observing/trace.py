@@ -13,6 +13,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from torch.utils.hooks import RemovableHandle
 
 from nestlearn.levels import NestedSystem, crosses
+from nestlearn.levels.gradients import unwrapped
 from nestlearn.levels.inspection import Optimizers, look
 from nestlearn.levels.schedules import Schedule
 from nestlearn.observing.report import Row, TraceReport, row
@@ -73,7 +74,9 @@ class Trace:
         self.system: NestedSystem
         self.system, self._found = look(model, optimizer, schedule=schedule)
         self.model, self._count = model, tokens
-        self._clock = getattr(optimizer, "clock", None)
+        self._clock = (
+            getattr(unwrapped(optimizer), "clock", None) if isinstance(optimizer, Optimizer) else None
+        )
         self.steps = self.tokens = self.passes = self._read = 0
         self._depth, self._fresh = 0, False
         self.unseen = 0

@@ -95,6 +95,13 @@ def test_no_name_breaks_out_of_a_flowchart(names: list[str], title: str):
         assert LINE.fullmatch(line), line
 
 
+def test_levels_are_placed_in_order_unless_a_box_has_a_loop():
+    document = system(["a", "b", "c"], levels=3)
+    assert "  c0 ~~~ c1\n  c1 ~~~ c2\n" in system_mermaid(document)
+    document["edges"] = [edge("b", "b", "generation", "itself")]
+    assert "~~~" not in system_mermaid(document)
+
+
 def test_awkward_names_in_a_flowchart():
     text = system_mermaid(system(AWKWARD))
     assert all(LINE.fullmatch(line) for line in text.splitlines())
