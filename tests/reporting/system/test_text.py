@@ -82,7 +82,7 @@ def test_a_flowchart():
 
 LINE = re.compile(
     r'flowchart TB|  accTitle: [^"<>;#\n]+|  subgraph l\d+ \["[^"<>\n]+"\]|  end'
-    r'|    c\d+\["[^"<>\n]+<br/>[^"<>\n]*"\]|  c\d+ (-->|-\.->|==>|--o|--x)\|"[a-z-]+"\| c\d+|  c\d+ ~~~ c\d+'
+    r'|    c\d+\["[^"<>\n]+<br/>[^"<>\n]*"\]|  c\d+ (-->|-\.->|==>|--o|--x)\|"[a-z-]+"\| c\d+'
 )
 
 
@@ -93,13 +93,6 @@ def test_no_name_breaks_out_of_a_flowchart(names: list[str], title: str):
     document["edges"] = [edge(names[0], names[-1], "generation", title)]
     for line in system_mermaid(document).splitlines():
         assert LINE.fullmatch(line), line
-
-
-def test_levels_are_placed_in_order_unless_a_box_has_a_loop():
-    document = system(["a", "b", "c"], levels=3)
-    assert "  c0 ~~~ c1\n  c1 ~~~ c2\n" in system_mermaid(document)
-    document["edges"] = [edge("b", "b", "generation", "itself")]
-    assert "~~~" not in system_mermaid(document)
 
 
 def test_awkward_names_in_a_flowchart():
