@@ -55,7 +55,8 @@ def _handler(folder: Path) -> type[BaseHTTPRequestHandler]:
                 if self.path == "/":
                     self._send(_page(folder).encode(), "text/html; charset=utf-8")
                 elif self.path == _RUN:
-                    self._send(json.dumps(run_payload(read_run(folder))).encode(), "application/json")
+                    answer = json.dumps(run_payload(read_run(folder)), allow_nan=False)
+                    self._send(answer.encode(), "application/json")
                 else:
                     self.send_error(404)
             except ValueError as error:
