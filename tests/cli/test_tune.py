@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import time
+
+import optuna
 import pytest
 
 from nestlearn.streams import DataError, load_parallel_help
 from nestlearn.tuning import load_recipe
-from tests.cli.test_demo import nestlearn
+from nestlearn.tuning.study import STUDY
+from tests.cli.test_demo import ENVIRONMENT, nestlearn
 
 
 def test_help_is_for_people():
@@ -21,6 +28,7 @@ def test_help_is_for_people():
         (("--budget", "some"), "--budget is a number of tokens"),
         (("--languages", "en"), "two different languages"),
         (("--budget", "1k"), "does not pay for one trial"),
+        (("--languages", "en,xx"), "Unknown language 'xx'"),
     ],
 )
 def test_bad_input_is_one_sentence(tmp_path, arguments, message):
@@ -46,3 +54,48 @@ def test_a_quick_search(tmp_path):
     other = nestlearn("tune", "--quick", "--budget", "80k", "--seed", "5", "--out", tmp_path / "out")
     assert other.returncode == 2
     assert "another seed" in other.stderr
+
+
+def evaluations(folder) -> int:
+    """How often the trials of a search were judged so far."""
+    if not (folder / STUDY).exists():
+        return 0
+    try:
+        (study,) = optuna.get_all_study_summaries(f"sqlite:///{folder / STUDY}")
+        trials = optuna.load_study(study_name=study.study_name, storage=f"sqlite:///{folder / STUDY}").trials
+    except (ValueError, RuntimeError, optuna.exceptions.OptunaError):
+        return 0  # it is just being made
+    return sum(len(trial.intermediate_values) for trial in trials)
+
+
+@pytest.mark.slow
+def test_ctrl_c_loses_nothing(tmp_path):
+    try:
+        load_parallel_help(("en", "fr"))
+    except DataError as error:
+        pytest.skip(f"no corpus on this machine: {error}")
+    command = ("tune", "--quick", "--budget", "80k", "--workers", "1", "--out", str(tmp_path / "out"))
+    with subprocess.Popen(
+        [sys.executable, "-m", "nestlearn.cli.main", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+        start_new_session=True,
+    ) as process:
+        while evaluations(tmp_path / "out") < 2:
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.2)
+        second = nestlearn(*command)
+        assert second.returncode == 2
+        assert "another process searches in" in second.stderr
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert err == ""
+    assert "the same command goes on" in out
+    before = evaluations(tmp_path / "out")
+    done = nestlearn(*command)
+    assert done.returncode == 0, done.stderr
+    assert evaluations(tmp_path / "out") > before >= 2
+    assert load_recipe(tmp_path / "out" / "recipe.json")

@@ -46,18 +46,23 @@ def run_tune(
     console.print(
         f"Every trial learns {' then '.join(plan.languages)}, {plan.trial_tokens:,} tokens, and is judged on "
         f"validation text of both; the budget is {plan.budget:,} tokens.",
+        soft_wrap=True,
         highlight=False,
     )
     search = Search(out, plan, workers=workers, data_dir=data)
     try:
         trials = _run(search, console)
     except KeyboardInterrupt:
-        console.print(f"\nStopped; {out} keeps every trial, and the same command goes on.", highlight=False)
+        console.print(
+            f"\nStopped; {out} keeps every trial, and the same command goes on.",
+            soft_wrap=True,
+            highlight=False,
+        )
         raise typer.Exit(130) from None
     recipe = recipe_of(plan, trials)
     write_recipe(out / "recipe.json", recipe)
     console.print(_table(trials))
-    console.print(verdict(plan, trials), highlight=False)
+    console.print(verdict(plan, trials), soft_wrap=True, highlight=False)
     written = f"{out / 'recipe.json'} has the levels (nestlearn.tuning.load_recipe) and every trial"
     if find_spec("matplotlib") is not None:
         write_tuning_plot(recipe, out / "tuning.svg")
