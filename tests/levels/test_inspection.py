@@ -55,7 +55,7 @@ def test_several_optimizers():
     system = nl.inspect(model, {"one": first, "two": second})
     assert set(system["one weights"].tensors) == {"0.weight", "0.bias"}
     assert set(system["two weights"].tensors) == {"1.weight", "1.bias"}
-    assert ("0.weight", "in one weights already, and in weights again") in system.unplaced
+    assert ("0.weight", "in one weights already, and in two weights again") in system.unplaced
     assert "momentum of one weights" in system.levels[0].names
 
 
@@ -110,7 +110,7 @@ def test_running_statistics_and_constants():
     model.register_buffer("scale", torch.ones(2))
     system, found = look(model, torch.optim.SGD(model.parameters(), lr=0.1))
     statistics = system["running statistics"]
-    assert statistics.tensors == ("1.running_mean", "1.running_var")
+    assert statistics.tensors == ("1.running_mean", "1.running_var", "1.num_batches_tracked")
     assert (statistics.bytes, statistics.unit, statistics.where) == (24, "step", ("1",))
     assert found.live("running statistics")[0][1] is model[1].running_mean
     assert "1 buffers are taken for constants: scale" in system.notes
@@ -182,3 +182,89 @@ def test_classes_of_other_packages_are_known_by_name(name, memory):
     system = nl.inspect(nn.ModuleList([made]))
     assert [c.name for c in system.components if c.where] == [memory]
     assert system.unplaced == ()
+
+
+def test_statistics_of_a_norm_that_is_only_used_are_constants():
+    model = nn.Sequential(nn.Conv1d(2, 3, 1), nn.BatchNorm1d(3)).eval()
+    system = nl.inspect(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    assert [c.name for c in system.components] == ["weights"]
+    assert any("1.running_mean" in note for note in system.notes)
+
+
+def body_and_head() -> nn.ModuleDict:
+    return nn.ModuleDict({"body": nn.Linear(4, 4), "head": nn.Linear(4, 4)})
+
+
+def test_groups_of_one_level_keep_their_own_states():
+    model = body_and_head()
+    weights = [model["body"].weight, model["head"].weight]
+    biases = [model["body"].bias, model["head"].bias]
+    optimizer = torch.optim.AdamW([{"params": weights}, {"params": biases, "weight_decay": 0.0}])
+    system = nl.inspect(model, optimizer, schedule={"body": 4096, "": 512})
+    for name in ("body", "body 2"):
+        moments = {f"momentum of {name}", f"squares of {name}"}
+        assert system.level_of(name).index == system.level_of(f"momentum of {name}").index + 1
+        into = {t.source for t in system.transfers if t.target == name and t.kind == "parametric"}
+        assert into == moments
+
+
+def test_frozen_parameters_of_an_optimizer_are_frozen():
+    model = two()
+    model[0].requires_grad_(False)
+    optimizer = torch.optim.AdamW(model.parameters())
+    for schedule in (None, {"": 512}):
+        system = nl.inspect(model, optimizer, schedule=schedule)
+        assert system["frozen"].tensors == ("0.weight", "0.bias")
+        assert system["frozen"].period is None
+        assert sorted(placed(system)) == sorted(name for name, _ in model.named_parameters())
+
+
+def test_a_schedule_that_fits_nothing_is_refused_and_wrappers_are_seen_through():
+    model = body_and_head()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="the schedule has 'bodi', with which no trained parameter begins"):
+        nl.inspect(model, optimizer, schedule={"bodi": 4096, "": 512})
+    system = nl.inspect(nn.DataParallel(model), optimizer, schedule={"body": 4096, "": 512})
+    assert system["body"].tensors == ("module.body.weight", "module.body.bias")
+    strange = torch.optim.SGD([*model.parameters(), nn.Parameter(torch.ones(2))], lr=0.1)
+    assert len(nl.inspect(model, strange, schedule={"": 512}).unplaced) == 1
+
+
+def test_backpropagation_joins_all_paces():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2))
+    system = nl.inspect(model, torch.optim.SGD(model.parameters(), lr=0.1), schedule={"0": 1, "1": 2, "2": 4})
+    pairs = {frozenset((t.source, t.target)) for t in system.transfers if t.kind == "backpropagation"}
+    assert pairs == {frozenset("01"), frozenset("02"), frozenset("12")}
+
+
+def test_a_wrapper_that_nobody_knows_is_not_looked_through():
+    class Lookahead(torch.optim.Optimizer):
+        def __init__(self, inner) -> None:
+            super().__init__(inner.param_groups, {})
+            self.optimizer = inner
+
+    model = two()
+    system = nl.inspect(model, Lookahead(torch.optim.SGD(model.parameters(), lr=0.1)))
+    assert [name for name, _ in system.unplaced] == ["Lookahead"]
+
+
+def test_attention_by_its_projections_is_said_to_be_a_guess():
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.qkv = nn.Linear(4, 12)
+
+    class StrangeAttention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mix = nn.Linear(4, 4)
+
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.W_query, self.W_key, self.W_value = (nn.Linear(4, 4) for _ in range(3))
+
+    system = nl.inspect(nn.ModuleList([Attention(), Named(), StrangeAttention()]))
+    assert system["attention"].where == ("0", "1")
+    assert "taken for softmax attention by their projections: Attention, Named" in system.notes
+    assert [name for name, _ in system.unplaced] == ["2"]

@@ -112,7 +112,12 @@ def test_states_come_after_what_they_need():
     average = nl.inspect(model, torch.optim.ASGD(model.parameters()))
     assert average.level_of("weights").index < average.level_of("average of weights").index
     changes = nl.inspect(model, torch.optim.Adadelta(model.parameters()))
-    assert changes.level_of("squares of weights").index < changes.level_of("changes of weights").index
+    assert [set(level.names) for level in changes.levels] == [
+        {"squares of weights"},
+        {"changes of weights", "weights"},  # the step reads the old changes, and writes the new ones after it
+    ]
+    kinds = {t.kind for t in changes.transfers if t.source == "changes of weights"}
+    assert kinds == {"parametric"}
 
 
 class Foreign(torch.optim.Optimizer):

@@ -53,8 +53,10 @@ def run_inspect(
     found = _saved(target)
     if found is None:
         found = _inspected(target, optimizer, levels, tokens_per_step)
-    elif optimizer or levels:
-        raise ValueError(f"{target} is what was trained already: leave out --optimizer and --levels")
+    elif optimizer or levels or tokens_per_step:
+        raise ValueError(
+            f"{target} was inspected already: leave out --optimizer, --levels and --tokens-per-step"
+        )
     document = found.to_json()
     Console().print(system_tree(document))
     if html is not None:

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from nestlearn.reporting.tuning import write_tuning_plot
 from nestlearn.tuning import Search, Trial, TuningPlan, recipe_of, write_recipe
-from nestlearn.tuning.recipe import best_of
+from nestlearn.tuning.recipe import best_of, defaults_of
 
 _UNITS = {"k": 1_000, "m": 1_000_000, "b": 1_000_000_000}
 #: Trials that are shown.
@@ -91,7 +91,7 @@ def tokens(text: str) -> int:
 def verdict(plan: TuningPlan, trials: Sequence[Trial]) -> str:
     """Whether the search has found better than the defaults, in a sentence."""
     best = best_of(trials)
-    defaults = next((t for t in trials if t.settings == plan.defaults.settings()), None)
+    defaults = defaults_of(plan, trials)
     if defaults is None or defaults.value is None or best.value is None:
         return f"The best trial has {best.value:.3f} bits per byte; the defaults were not tried to the end."
     if best.number == defaults.number:

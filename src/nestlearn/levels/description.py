@@ -91,6 +91,7 @@ class State:
             updates of the group, None for updates of the group.
         needs: States of the group whose new value its own update needs.
         after: Whether its update needs the new weights, so that it comes after them (an average of weights).
+        read: Whether the update of the weights reads its new value.
     """
 
     name: str
@@ -103,6 +104,7 @@ class State:
     unit: Unit | None = None
     needs: tuple[str, ...] = ()
     after: bool = False
+    read: bool = True
 
 
 @dataclass(frozen=True)

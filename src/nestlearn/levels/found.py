@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from nestlearn.levels.description import Group, Memory, Named, State
 from nestlearn.levels.modules import walk
@@ -25,6 +26,7 @@ class Found:
         unplaced: See :class:`~nestlearn.levels.system.NestedSystem`.
         notes: Likewise.
         tokens_per_step: Likewise.
+        owners: The optimizer of every group and its states, by component.
     """
 
     model: nn.Module
@@ -35,6 +37,7 @@ class Found:
     unplaced: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     tokens_per_step: int | None = None
+    owners: dict[str, Optimizer] = field(default_factory=dict)
 
     def state(self, name: str) -> State | None:
         """The state of an optimizer behind a component; None if it is something else."""
@@ -68,12 +71,17 @@ class Found:
 
     def add(self, component: Component) -> str:
         """Keep a component under a name that is free, which is returned."""
-        name, count = component.name, 1
-        while name in self.components:
-            count += 1
-            name = f"{component.name} {count}"
+        name = self.free(component.name)
         self.components[name] = component if name == component.name else _renamed(component, name)
         return name
+
+    def free(self, name: str) -> str:
+        """A name that no component has: this one, or with a number."""
+        taken, count = name, 1
+        while taken in self.components:
+            count += 1
+            taken = f"{name} {count}"
+        return taken
 
 
 def state_name(state: State, group: str) -> str:
@@ -81,35 +89,30 @@ def state_name(state: State, group: str) -> str:
     return f"{state.name} of {group}"
 
 
-def place(found: Found, group: Group, names: Mapping[int, str], prefix: str) -> None:
-    """A group's parameters and states as components."""
-    tensors, labels = [], []
-    for index, tensor in enumerate(group.tensors):
-        label = group.names[index] if group.names is not None else names.get(id(tensor))
-        if label is None:
-            found.unplaced.append(
-                (f"{group.name}[{index}]", "the optimizer has this tensor, and the model has not")
-            )
-        elif group.covers is None and label in found.holder:
-            found.unplaced.append((label, f"in {found.holder[label]} already, and in {group.name} again"))
-        else:
-            tensors.append(tensor)
-            labels.append(label)
-    states = {state.name: state_name(state, f"{prefix} {group.name}".strip()) for state in group.states}
-    before = tuple(states[state.name] for state in group.states if not state.after)
-    name = found.add(
-        Component(
-            f"{prefix} {group.name}".strip(),
-            "parameters",
-            group.rule,
-            "batches of the stream",
-            group.period,
-            group.unit,
-            sum(t.numel() for t in tensors),
-            sum(t.numel() * t.element_size() for t in tensors),
-            tuple(labels),
-            needs=before,
-        )
+def place(
+    found: Found, group: Group, names: Mapping[int, str], prefix: str = "", owner: Optimizer | None = None
+) -> None:
+    """A group's parameters and states as components.
+
+    Parameters that do not want a gradient are left to the frozen ones: an optimizer passes over them.
+    """
+    name = found.free(f"{prefix} {group.name}".strip())
+    chosen = _chosen(found, group, names, name)
+    if not chosen and group.tensors:
+        return
+    tensors, labels = [tensor for tensor, _ in chosen], [label for _, label in chosen]
+    states = {state.name: state_name(state, name) for state in group.states}
+    found.components[name] = Component(
+        name,
+        "parameters",
+        group.rule,
+        "batches of the stream",
+        group.period,
+        group.unit,
+        sum(t.numel() for t in tensors),
+        sum(t.numel() * t.element_size() for t in tensors),
+        tuple(labels),
+        needs=tuple(states[state.name] for state in group.states if state.read and not state.after),
     )
     found.groups[name] = Group(**{**vars(group), "tensors": tuple(tensors)})
     held = labels if group.covers is None else [names[id(t)] for t in group.covers if id(t) in names]
@@ -117,6 +120,23 @@ def place(found: Found, group: Group, names: Mapping[int, str], prefix: str) -> 
     found.unplaced += list(group.unknown)
     for state in group.states:
         found.add(_state(state, group, name, states))
+    if owner is not None:
+        found.owners.update(dict.fromkeys((name, *states.values()), owner))
+
+
+def _chosen(found: Found, group: Group, names: Mapping[int, str], own: str) -> list[tuple[Tensor, str]]:
+    """The tensors of a group that are the model's, are trained, and are in no other group."""
+    chosen = []
+    for index, tensor in enumerate(group.tensors):
+        label = group.names[index] if group.names is not None else names.get(id(tensor))
+        if label is None:
+            why = "the optimizer has this tensor, and the model has not"
+            found.unplaced.append((f"{own}[{index}]", why))
+        elif group.covers is None and label in found.holder:
+            found.unplaced.append((label, f"in {found.holder[label]} already, and in {own} again"))
+        elif tensor.requires_grad or tensor.grad is not None:
+            chosen.append((tensor, label))
+    return chosen
 
 
 def _state(state: State, group: Group, holder: str, states: Mapping[str, str]) -> Component:

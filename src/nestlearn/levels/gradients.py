@@ -31,6 +31,7 @@ class Kept:
         size: Numbers kept of a parameter.
         needs: Other states whose new value its update needs.
         after: Whether its update needs the new weights.
+        read: Whether the update of the weights reads its new value.
         context: What it compresses.
         period: Updates of the group between two of its own.
         kind: ``"optimizer_state"`` or ``"accumulator"``.
@@ -43,6 +44,7 @@ class Kept:
     size: Size = Tensor.numel
     needs: tuple[str, ...] = ()
     after: bool = False
+    read: bool = True
     context: str = "gradients"
     period: int = 1
     kind: Kind = "optimizer_state"
@@ -68,7 +70,7 @@ _LARGEST = Kept(
 _ADAM = (_MOMENTUM, _SECOND, _LARGEST)
 _ADADELTA = (
     Kept("squares", ("square_avg",), _SQUARES),
-    Kept("changes", ("acc_delta",), "mean square of the updates", needs=("squares",)),
+    Kept("changes", ("acc_delta",), "mean square of the updates", needs=("squares",), read=False),
 )
 _RMSPROP = (
     Kept("squares", ("square_avg",), _SQUARES),
@@ -82,7 +84,7 @@ _RMSPROP = (
     ),
 )
 _RPROP = (
-    Kept("last gradient", ("prev",), "||m - g||², one step at full rate"),
+    Kept("last gradient", ("prev",), "||m - g||², one step at full rate", read=False),
     Kept("step sizes", ("step_size",), "agreement of two gradients' signs"),
 )
 _ADAFACTOR = (
@@ -157,9 +159,10 @@ def describe(optimizer: Optimizer, divide: Divide | None = None) -> tuple[Group,
 
 
 def unwrapped(optimizer: Optimizer) -> Optimizer:
-    """The optimizer inside a wrapper that is one too and calls it ``optimizer``, as accelerate's does."""
+    """The optimizer inside accelerate's wrapper, which keeps nothing of its own."""
     inner = getattr(optimizer, "optimizer", None)
-    return unwrapped(inner) if isinstance(inner, Optimizer) else optimizer
+    wraps = type(optimizer).__module__.startswith("accelerate.")
+    return unwrapped(inner) if wraps and isinstance(inner, Optimizer) else optimizer
 
 
 def _known(optimizer: Optimizer, settings: Settings) -> tuple[Kept, ...] | None:
@@ -191,6 +194,7 @@ def kept_states(optimizer: Optimizer, settings: Settings, kept: Iterable[Kept]) 
             kind=entry.kind,
             needs=tuple(name for name in entry.needs if name in names),
             after=entry.after,
+            read=entry.read,
         )
         for entry in there
     )

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from nestlearn.levels.description import Group
 from nestlearn.levels.found import Found, place, place_memories, place_rest
 from nestlearn.levels.gradients import Divide, describe, unwrapped
-from nestlearn.levels.modules import suspicious
+from nestlearn.levels.modules import guessed, suspicious
 from nestlearn.levels.schedules import Schedule, division, tokens_per_step
 from nestlearn.levels.system import Component, NestedSystem
 from nestlearn.levels.transfers import transfers
@@ -70,7 +70,7 @@ def look(
     divide = division(model, names, schedule)
     for prefix, member in optimizers.items():
         for group in describe(member, divide):
-            place(found, group, names, prefix if len(optimizers) > 1 else "")
+            place(found, group, names, prefix if len(optimizers) > 1 else "", member)
     found.tokens_per_step = tokens_per_step(found.groups.values(), list(optimizers.values()), schedule)
     if not optimizers and divide is not None:
         _declare(found, model, names, divide)
@@ -103,7 +103,7 @@ def _declare(found: Found, model: nn.Module, names: Mapping[int, str], divide: D
     parameters = [p for p in model.parameters() if p.requires_grad]
     for name, members, period in divide({"params": parameters}):
         group = Group(name, "the loss, by an optimizer that was not given", tuple(members))
-        place(found, group.every(period, "token"), names, "")
+        place(found, group.every(period, "token"), names)
 
 
 def _remarks(found: Found, model: nn.Module) -> None:
@@ -117,6 +117,9 @@ def _remarks(found: Found, model: nn.Module) -> None:
                 f"a {type(module).__name__} may keep a state, and is not known: see nestlearn.levels.register"
             )
             found.unplaced.append((path or "the model itself", why))
+    taken = sorted({type(m).__name__ for m in model.modules() if guessed(m)} & _attentive(found, model))
+    if taken:
+        found.notes.append(f"taken for softmax attention by their projections: {', '.join(taken)}")
     held = {tensor for component in found.components.values() for tensor in component.tensors}
     constants = [name for name, b in model.named_buffers() if b.is_floating_point() and name not in held]
     if constants:
@@ -128,6 +131,12 @@ def _remarks(found: Found, model: nn.Module) -> None:
             f"the configuration has blocks for periods of {', '.join(map(str, declared))} tokens; "
             "this optimizer updates all of them every step (nestlearn.optim.Nested would not)"
         )
+
+
+def _attentive(found: Found, model: nn.Module) -> set[str]:
+    """Classes of the modules that were placed as attention."""
+    placed = [path for members in found.memories.values() for path, m in members if m.kind == "attention"]
+    return {type(model.get_submodule(path)).__name__ for path in placed}
 
 
 def _some(names: Sequence[str], most: int = 4) -> str:

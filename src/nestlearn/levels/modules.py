@@ -38,8 +38,10 @@ _SUSPECT = re.compile(
 _HARMLESS = re.compile(r"norm|mlp|embedding|experts?$|router|output", re.I)
 _NAMED_ATTENTION = re.compile(r"attention|attn", re.I)
 #: Projections to keys, values and queries, by the names that they go by.
-_QUERY = re.compile(r"^(q|query|to_q|w_?q)(_|$)|^(q_?(proj|lin|a_proj)|query_\w+)$", re.I)
-_KEY = re.compile(r"^(k|key|to_k|w_?k)(_|$)|^(k_?(proj|lin)|key_\w+|kv_a_proj\w*|kv_proj|kv)$", re.I)
+_QUERY = re.compile(r"^(q|query|to_q|w_?q(uery)?|linear_q)(_|$)|^(q_?(proj|lin|a_proj)|query_\w+)$", re.I)
+_KEY = re.compile(
+    r"^(k|key|to_kv?|w_?k(ey)?|linear_k)(_|$)|^(k_?(proj|lin)|key_\w+|kv_a_proj\w*|kv_proj|kv)$", re.I
+)
 _TOGETHER = re.compile(
     r"^(qkv|c_attn|in_proj|query_key_value|w_?qkv|to_qkv|w_pack|qkv_proj|attn_qkv|in_proj_qkv)", re.I
 )
@@ -101,8 +103,15 @@ def attention_memory(bytes_per_token: int = 0, window: int | None = None) -> Mem
 def suspicious(module: nn.Module) -> bool:
     """Whether a module's class is called like something that keeps a state, and is not known."""
     name = type(module).__name__
-    known = not _SUSPECT.search(name) or _HARMLESS.search(name)
+    known = not (_SUSPECT.search(name) or _NAMED_ATTENTION.search(name)) or _HARMLESS.search(name)
     return not known and next(module.parameters(), None) is not None
+
+
+def guessed(module: nn.Module) -> bool:
+    """Whether a module is taken for softmax attention by its projections alone, and might be another kind."""
+    known = type(module).__module__.split(".")[0] in {"torch", "transformers", "nestlearn"}
+    own = hasattr(module, "nested_memories") or any(kind in _REGISTRY for kind in type(module).__mro__)
+    return not known and not own and is_attention(module)
 
 
 def walk(model: nn.Module) -> Iterator[tuple[str, nn.Module, tuple[Memory, ...]]]:
@@ -148,8 +157,9 @@ def _recurrent(module: nn.RNNBase | nn.RNNCellBase) -> Iterable[Memory]:
 
 
 def _statistics(module: Any) -> Iterable[Memory]:
-    if module.running_mean is None:
+    if module.running_mean is None or not module.training:
         return ()
+    named = ("running_mean", "running_var", "num_batches_tracked")
     held = [t for t in (module.running_mean, module.running_var) if t is not None]
     return (
         Memory(
@@ -159,7 +169,8 @@ def _statistics(module: Any) -> Iterable[Memory]:
             "activations of every batch",
             unit="step",
             bytes=sum(t.numel() * t.element_size() for t in held),
-            tensors=("running_mean", "running_var"),
+            # Only the counter has a new version after a batch.
+            tensors=tuple(name for name in named if getattr(module, name) is not None),
         ),
     )
 
@@ -170,4 +181,4 @@ _TORCH: tuple[tuple[Any, Callable[[Any], Iterable[Memory]]], ...] = (
     ((torch.nn.modules.batchnorm._NormBase,), _statistics),
 )
 
-__all__ = ["attention_memory", "is_attention", "memories_of", "register", "suspicious", "walk"]
+__all__ = ["attention_memory", "guessed", "is_attention", "memories_of", "register", "suspicious", "walk"]

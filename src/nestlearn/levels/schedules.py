@@ -29,9 +29,10 @@ def division(model: nn.Module, names: Mapping[int, str], schedule: Schedule | No
 
     def divide(settings: Mapping[str, Any]) -> list[tuple[str, list[Tensor], int]]:
         parts: dict[tuple[str, int], list[Tensor]] = {}
+        first = next(iter(periods.values()))
         for parameter in settings["params"]:
-            if id(parameter) in names:
-                parts.setdefault(periods[names[id(parameter)]], []).append(parameter)
+            # What is frozen or not the model's goes along with the first part, and is told from it later.
+            parts.setdefault(periods.get(names.get(id(parameter), ""), first), []).append(parameter)
         return [(name, members, period) for (name, period), members in parts.items()]
 
     return divide
@@ -45,7 +46,14 @@ def _periods(
     if isinstance(schedule, Mapping):
         for begin, period in schedule.items():
             Level(begin or "the rest", period)  # refuses what is no period
-        return {name: _longest(name, schedule) for name in trained}
+        found = {name: _longest(name, schedule) for name in trained}
+        unused = [begin for begin in schedule if begin and begin not in {key for key, _ in found.values()}]
+        if unused:
+            raise ValueError(
+                f"the schedule has {', '.join(map(repr, unused))}, with which no trained parameter begins; "
+                f"there are {', '.join(trained[:3])}, ..."
+            )
+        return found
     levels = Clock(schedule).levels
     assign = getattr(model, "assign_level", None)
     if assign is None and len(levels) > 1:
@@ -59,7 +67,9 @@ def _periods(
 
 
 def _longest(name: str, periods: Mapping[str, int]) -> tuple[str, int]:
-    fits = [begin for begin in periods if name == begin or name.startswith(f"{begin}.") or not begin]
+    # Wrappers of torch put a name in front.
+    own = name.removeprefix("module.").removeprefix("_orig_mod.")
+    fits = [b for b in periods if not b or any(n == b or n.startswith(f"{b}.") for n in (name, own))]
     if not fits:
         raise ValueError(f"the schedule says nothing of parameter {name}: add '' for all others")
     begin = max(fits, key=len)
@@ -69,12 +79,14 @@ def _longest(name: str, periods: Mapping[str, int]) -> tuple[str, int]:
 def tokens_per_step(
     groups: Iterable[Group], optimizers: list[Optimizer], schedule: Schedule | None
 ) -> int | None:
-    """From the schedule, from the optimizer, or the shortest period of one that counts tokens."""
+    """From the schedule, from the optimizer, or the shortest period of an optimizer that counts tokens."""
     if isinstance(schedule, int):
         return schedule
     for optimizer in optimizers:
         if isinstance(own := getattr(optimizer, "tokens_per_step", None), int):
             return own
+    if schedule is not None:
+        return None
     periods = [group.period for group in groups if group.unit == "token"]
     return min(periods) if periods else None
 

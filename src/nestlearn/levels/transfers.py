@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import pairwise
+from itertools import combinations
 
 from nestlearn.levels.description import Group, Memory
 from nestlearn.levels.order import frequency_key
@@ -41,9 +41,10 @@ def transfers(
 
 def _of_states(components: Mapping[str, Component], groups: Mapping[str, Group]) -> Iterator[Transfer]:
     """The network makes the optimizer's context, and the optimizer's memory makes the update (kind e, a)."""
-    for name in groups:
+    for name, group in groups.items():
+        own = {f"{state.name} of {name}" for state in group.states if not state.after}
         for state in components.values():
-            if state.name in components[name].needs:
+            if state.name in own:
                 what = "what it takes in: passes and gradients of these parameters"
                 yield Transfer(name, state.name, "generation", what)
                 yield Transfer(state.name, name, "parametric", "the update of the parameters is read from it")
@@ -54,10 +55,10 @@ def _of_states(components: Mapping[str, Component], groups: Mapping[str, Group])
 def _of_groups(components: Mapping[str, Component], groups: Mapping[str, Group]) -> Iterator[Transfer]:
     """Groups of one graph, at different frequencies (kind c), and those that start anew (kind d)."""
     ordered = sorted(groups, key=lambda name: frequency_key(components[name], None))
-    for fast, slow in pairwise(ordered):
+    for fast, slow in combinations(ordered, 2):
         pace = [(components[name].period, components[name].unit) for name in (fast, slow)]
         if pace[0] != pace[1]:
-            what = "one backward pass, two frequencies"
+            what = "one backward pass (if they are in one graph), two frequencies"
             yield Transfer(slow, fast, "backpropagation", what)
             yield Transfer(fast, slow, "backpropagation", what)
     for name, group in groups.items():

@@ -39,7 +39,7 @@ def outline(name: str | Path) -> nn.Module:
         ) from error
     try:
         with torch.device("meta"):
-            model: nn.Module = _class(config).from_config(config)
+            model: nn.Module = _build(config)
             return model
     except (ValueError, ImportError, RuntimeError, TypeError) as error:
         raise DataError(f"the model of {name} cannot be built from its configuration: {error}") from error
@@ -67,24 +67,18 @@ def made_by(reference: str) -> tuple[nn.Module, Any]:
     return model, optimizer
 
 
-def _class(config: Any) -> Any:
-    """The Auto class for a configuration: by its first architecture, or the first that knows it."""
+def _build(config: Any) -> Any:
+    """The model of a configuration: of its first architecture, or the first Auto class that knows it."""
     import transformers  # noqa: PLC0415
 
     named = (getattr(config, "architectures", None) or [""])[0]
-    tasks = {
-        "ForCausalLM": "AutoModelForCausalLM",
-        "LMHeadModel": "AutoModelForCausalLM",
-        "ForMaskedLM": "AutoModelForMaskedLM",
-        "ForConditionalGeneration": "AutoModelForSeq2SeqLM",
-        "ForSequenceClassification": "AutoModelForSequenceClassification",
-        "ForImageClassification": "AutoModelForImageClassification",
-    }
-    by_name = [task for ending, task in tasks.items() if named.endswith(ending)]
-    for task in [*by_name, "AutoModelForCausalLM", "AutoModel"]:
+    own = getattr(transformers, named, None) if named else None
+    if own is not None:
+        return own._from_config(config)
+    for task in ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM", "AutoModelForMaskedLM", "AutoModel"):
         found = getattr(transformers, task)
         if type(config) in found._model_mapping:
-            return found
+            return found.from_config(config)
     raise ValueError(f"transformers has no model for {type(config).__name__}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -117,9 +118,15 @@ class Alarms:
     def check(self, tokens: int, level: str, values: Values) -> list[Alarm]:
         """Alarms that these values raise now."""
         found = []
+        if (
+            any(not math.isfinite(value) for value in values.values())
+            and (level, "diverged") not in self._standing
+        ):
+            self._standing.add((level, "diverged"))
+            found.append(Alarm(tokens, level, "diverged", f"level {level!r} has diverged: it is not finite"))
         for rule in RULES:
             value = values.get(rule.measure)
-            if value is None:
+            if value is None or not math.isfinite(value):
                 continue
             key = (level, rule.kind)
             if key in self._standing and rule.cleared(value):

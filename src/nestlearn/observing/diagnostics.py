@@ -11,11 +11,12 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from nestlearn.levels import Surprise
+from nestlearn.levels.gradients import unwrapped
 from nestlearn.levels.inspection import Optimizers, look, parameters_of
 from nestlearn.levels.schedules import Schedule
 from nestlearn.observing.alarms import Alarm, Alarms
 from nestlearn.observing.diary import Diary, without_gradient
-from nestlearn.observing.watch import Watched
+from nestlearn.observing.watch import Watched, opaque
 from nestlearn.optim import KeyMemories
 
 Values = dict[str, float]
@@ -42,7 +43,7 @@ class Diagnostics:
         model: The model.
         optimizer: As for :func:`nestlearn.inspect`.
         schedule: Likewise.
-        every: Looks at every so many updates of a level.
+        every: Reports every so many updates of a level.
         window: Updates over which ``cancel`` is taken.
 
     Attributes:
@@ -68,11 +69,13 @@ class Diagnostics:
                 raise ValueError(f"{name} is a number of updates, at least 1, got {value!r}")
         self.system, self._found = look(model, optimizer, schedule=schedule)
         members = optimizer.values() if isinstance(optimizer, Mapping) else [optimizer]
-        self._optimizers = [member for member in members if member is not None]
+        self._optimizers = [unwrapped(member) for member in members if member is not None]
         self.every, self.alarms = every, Alarms()
         names = [component.name for component in parameters_of(self.system)]
-        self._watched = {name: Watched(self._found, name) for name in names}
-        self._diaries = {name: Diary(self._found.live(name), window) for name in names}
+        owners = self._found.owners
+        self._watched = {n: Watched(self._found, n, opaque=n in owners and opaque(owners[n])) for n in names}
+        clock = max([getattr(getattr(o, "clock", None), "tokens", 0) for o in self._optimizers], default=0)
+        self._diaries = {name: Diary(self._found.live(name), window, clock) for name in names}
         self._before: dict[str, Values] = {name: {} for name in names}
         self._changed: set[str] = set()
         self._surprise, self._committed, self.ended = Surprise(), self._contexts(), False
@@ -135,6 +138,11 @@ class Diagnostics:
         """Levels that the step under way has updated, before it is recorded."""
         return [name for name in self._diaries if name in self._changed]
 
+    @property
+    def notices(self) -> bool:
+        """Whether key memories tell when a context has ended."""
+        return bool(self._memories())
+
     def end_context(self) -> None:
         """The current context has ended; for optimizers that do not notice it themselves."""
         for diary in self._diaries.values():
@@ -144,24 +152,30 @@ class Diagnostics:
         """Values of a level after a step."""
         idle = self._idle(name, tokens - diary.last_update)
         if name not in self._changed:
-            return {"idle": idle} if idle > 3.0 else {}
+            return {"idle": idle} if idle > 1.0 else {}
         count = diary.updates + 1
         values = diary.update([t for _, t in self._found.live(name)], tokens)
-        values |= {**self._before[name], "idle": idle}
+        values |= {**self._before[name], "idle": 0.0}
         self._before[name] = {}
-        return values if count % self.every == 0 else {}
+        return (
+            values if count % self.every == 0 else {name: v for name, v in values.items() if name == "cancel"}
+        )
 
     def _idle(self, name: str, tokens: int) -> float:
         component = self._found.components[name]
-        unit = 1 if component.unit == "token" else (self.system.tokens_per_step or 0)
+        unit = 1 if component.unit == "token" else (self.system.tokens_per_step or 1)
         return tokens / (component.period * unit) if component.period and unit else 0.0
 
     def _pre(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         for name, diary in self._diaries.items():
+            if self._found.owners.get(name, optimizer) is not optimizer:
+                continue
+            tensors = self._found.groups[name].tensors
+            if name not in self._changed and self._watched[name].look():
+                diary.rebase(tensors)  # somebody has set them
             gradients = self._found.gradients(name)
             if all(gradient is None for gradient in gradients):
                 continue
-            tensors = self._found.groups[name].tensors
             self._before[name] = diary.gradients(tensors, gradients)
             # Most rows of a table of embeddings are of tokens that no batch has.
             pairs = zip(tensors, gradients, strict=True)

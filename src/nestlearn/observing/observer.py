@@ -9,7 +9,9 @@ from types import TracebackType
 from typing import Any
 
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
+from nestlearn.levels.gradients import unwrapped
 from nestlearn.levels.inspection import Optimizers
 from nestlearn.levels.schedules import Schedule
 from nestlearn.observing.alarms import Alarm
@@ -48,7 +50,7 @@ def observe(
             positions are then steps.
         planned_tokens: Length of the stream, if known: a run of that length is finished.
         title: Heading of the report; by default the folder.
-        every: Looks at every so many updates of a level.
+        every: Reports every so many updates of a level.
         state: What :meth:`Observer.state_dict` returned: the run in the folder goes on from there, and what
             it has beyond is cut off.
 
@@ -60,11 +62,12 @@ def observe(
     if schedule is None and tokens_per_step is not None:
         schedule = tokens_per_step
     diagnostics = Diagnostics(model, optimizer, schedule=schedule, every=every)
+    clock = getattr(unwrapped(optimizer), "clock", None) if isinstance(optimizer, Optimizer) else None
     target = RunFolder(folder)
-    target.begin(diagnostics.system, title or str(folder), planned_tokens)
-    observer = Observer(diagnostics, target, getattr(optimizer, "clock", None), tokens_per_step)
+    observer = Observer(diagnostics, target, clock, tokens_per_step)
     if state is not None:
-        observer.load_state_dict(state)
+        observer.load_state_dict(state)  # a foreign one is refused before anything is written
+    target.begin(diagnostics.system, title or str(folder), planned_tokens)
     return observer
 
 
@@ -109,7 +112,7 @@ class Observer:
         """What follows is another task or text; for optimizers without surprise, the context has ended."""
         if name == self._stage:
             return
-        if self._stage is not None and self.clock is None:
+        if self._stage is not None and not self.diagnostics.notices:
             self.diagnostics.end_context()
         self._stage = name
 
@@ -141,11 +144,11 @@ class Observer:
         """Record an evaluation.
 
         Args:
-            values: By task.
+            values: By task; those that are not finite are left out.
             measure: What they are, with the unit.
             lower_is_better: Whether a lower value is better.
         """
-        plain = {name: float(value) for name, value in values.items()}
+        plain = {name: float(value) for name, value in values.items() if math.isfinite(value)}
         self.folder.write(
             {
                 "event": "evaluation",
@@ -160,6 +163,7 @@ class Observer:
         """Where the run is, and what its diagnostics depend on."""
         return {
             "tokens": self.tokens,
+            "events": self.folder.events(),
             "steps": self.steps,
             "stage": self._stage,
             "diagnostics": self.diagnostics.state_dict(),
@@ -173,7 +177,7 @@ class Observer:
         """
         self.diagnostics.load_state_dict(state["diagnostics"])
         self.tokens, self.steps, self._stage = int(state["tokens"]), int(state["steps"]), state["stage"]
-        self.folder.cut(self.tokens)
+        self.folder.cut(int(state["events"]))
 
     def _advance(self, tokens: int | None) -> None:
         if tokens is not None:
@@ -191,7 +195,7 @@ def diagnostic_events(
     found: list[dict[str, Any]] = []
     if values:
         rounded = {
-            level: {name: float(f"{value:.6g}") for name, value in own.items()}
+            level: {n: float(f"{value:.6g}") for n, value in own.items() if math.isfinite(value)}
             for level, own in values.items()
         }
         found.append({"event": "diagnostics", "tokens": tokens, "levels": rounded})

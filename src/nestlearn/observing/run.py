@@ -34,6 +34,7 @@ class RunFolder:
         system.save(self.path / SYSTEM)
         about = {"format": FORMAT, "title": title, "planned_tokens": planned_tokens}
         (self.path / RUN).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        (self.path / EVENTS).touch()
 
     def write(self, event: Event) -> None:
         """Append one event."""
@@ -41,12 +42,19 @@ class RunFolder:
         with (self.path / EVENTS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(event) + "\n")
 
-    def cut(self, tokens: int) -> None:
-        """Leave out all events beyond a position, and that the run has ended."""
+    def events(self) -> int:
+        """How many events there are."""
+        file = self.path / EVENTS
+        return sum(1 for _ in _events(file)) if file.is_file() else 0
+
+    def cut(self, events: int) -> None:
+        """Leave out all but the first so many events: the file is replaced as a whole."""
         file = self.path / EVENTS
         if file.is_file():
-            kept = [e for e in _events(file) if e["event"] != "end" and e.get("tokens", 0) <= tokens]
-            file.write_text("".join(json.dumps(event) + "\n" for event in kept), encoding="utf-8")
+            kept = [json.dumps(event) + "\n" for event, _ in zip(_events(file), range(events), strict=False)]
+            beside = file.with_name(f".{EVENTS}.tmp")
+            beside.write_text("".join(kept), encoding="utf-8")
+            beside.replace(file)
 
 
 def read_system(path: Path | str) -> NestedSystem | None:

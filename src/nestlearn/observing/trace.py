@@ -17,7 +17,7 @@ from nestlearn.levels.gradients import unwrapped
 from nestlearn.levels.inspection import Optimizers, look
 from nestlearn.levels.schedules import Schedule
 from nestlearn.observing.report import Row, TraceReport, row
-from nestlearn.observing.watch import Watched, changed, marks
+from nestlearn.observing.watch import Watched, changed, marks, opaque
 
 #: Kinds whose tensors can be watched from outside; the others live within a sequence.
 WATCHED = ("parameters", "optimizer_state", "key_memory", "accumulator", "statistics")
@@ -42,7 +42,7 @@ def trace(
     synchronised, and the loop runs as it would without.
 
     Args:
-        model: The model; its forward passes with gradients tell one step from the next.
+        model: The model; gradients of its parameters tell one step from the next.
         optimizer: As for :func:`nestlearn.inspect`.
         schedule: Likewise; what the report holds the loop against.
         tokens: Tokens of a step, or a function that returns those read so far. By default the optimizer's
@@ -77,11 +77,11 @@ class Trace:
         self._clock = (
             getattr(unwrapped(optimizer), "clock", None) if isinstance(optimizer, Optimizer) else None
         )
-        self.steps = self.tokens = self.passes = self._read = 0
-        self._depth, self._fresh = 0, False
-        self.unseen = 0
+        self.steps = self.tokens = self.passes = self._read = self._depth = self.unseen = 0
+        self._last: dict[int, int] = {}
+        self._steps: dict[int, int] = {}
         self.watched = [
-            Watched(self._found, c.name)
+            Watched(self._found, c.name, opaque=self._opaque(c.name))
             for c in self.system.components
             if c.kind in WATCHED and (c.period is not None or c.kind == "parameters")
         ]
@@ -96,6 +96,11 @@ class Trace:
             self.model.register_forward_pre_hook(self._forward, with_kwargs=True),
             register_optimizer_step_pre_hook(self._begin),
             register_optimizer_step_post_hook(self._end),
+            *(
+                parameter.register_post_accumulate_grad_hook(self._gradient)
+                for parameter in self.model.parameters()
+                if parameter.requires_grad
+            ),
         ]
         return self
 
@@ -112,17 +117,29 @@ class Trace:
 
     def report(self) -> TraceReport:
         """What was declared, what happened, and what does not agree."""
-        rows: list[Row] = [row(watched, self.steps) for watched in self.watched]
+        rows: list[Row] = [row(watched, self._steps_of(watched)) for watched in self.watched]
         constants = changed(self._constant_marks, marks(self._constants))
         return TraceReport(self.steps, self.tokens, tuple(rows), tuple(constants), self.unseen)
 
+    def _opaque(self, name: str) -> bool:
+        owner = self._found.owners.get(name)
+        return owner is not None and opaque(owner)
+
+    def _steps_of(self, watched: Watched) -> int:
+        """Steps of the optimizer that a component belongs to; of all, if it belongs to none."""
+        owner = self._found.owners.get(watched.name)
+        return self.steps if owner is None else self._steps.get(id(owner), 0)
+
     def _forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not torch.is_grad_enabled():
-            return
-        self._outside()
+        # A pass inside a step is a closure's: what changes around it is that step's.
+        if torch.is_grad_enabled() and not self._depth:
+            self._outside()
+        if torch.is_grad_enabled() and module.training:
+            self._read += next((x.numel() for x in _whole_numbers((args, kwargs))), 0)
+
+    def _gradient(self, parameter: Tensor) -> None:
+        """A gradient has come: what is updated now is not updated twice."""
         self.passes += 1
-        self._fresh = True
-        self._read += next((x.numel() for x in _whole_numbers((args, kwargs))), 0)
 
     def _begin(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if not self._depth:
@@ -134,23 +151,28 @@ class Trace:
         self._depth = max(0, self._depth - 1)
         if self._depth:
             return
-        before = self.tokens
-        new = self._fresh or not self.passes
-        self._fresh = False
+        optimizer, before = unwrapped(optimizer), self.tokens
+        new = not self.passes or self._last.get(id(optimizer)) != self.passes
+        self._last[id(optimizer)] = self.passes
         if new:
-            self.steps += 1
+            self._steps[id(optimizer)] = self._steps.get(id(optimizer), 0) + 1
+            self.steps = max(self._steps.values())
             self._advance()
         for watched in self.watched:
-            if new and self._is_due(watched, before):
+            owner = self._found.owners.get(watched.name)
+            if new and (owner is None or owner is optimizer) and self._is_due(watched, optimizer, before):
                 watched.due += 1
-            names = watched.look()
-            if not names:
-                continue
-            again = [name for name in names if watched.passes.get(name) == self.passes and self.passes]
-            watched.twice += bool(again)
-            watched.passes.update(dict.fromkeys(names, self.passes))
-            if not again:
-                watched.updates.append(self.tokens or self.steps)
+            self._look(watched)
+
+    def _look(self, watched: Watched) -> None:
+        names = watched.look()
+        if not names:
+            return
+        again = [name for name in names if watched.passes.get(name) == self.passes and self.passes]
+        watched.twice += bool(again)
+        watched.passes.update(dict.fromkeys(names, self.passes))
+        if not again:
+            watched.updates.append(self.tokens or self.steps)
 
     def _outside(self) -> None:
         """Look for changes since the last look that no optimizer made."""
@@ -168,12 +190,13 @@ class Trace:
         else:
             self.tokens = self._read
 
-    def _is_due(self, watched: Watched, before: int) -> bool:
+    def _is_due(self, watched: Watched, optimizer: Optimizer, before: int) -> bool:
         component = watched.component
         if component.period is None:
             return False
         if component.unit == "step":
-            return crosses(self.steps - 1, self.steps, component.period)
+            steps = self._steps[id(optimizer)]
+            return crosses(steps - 1, steps, component.period)
         if not self.tokens:
             self.unseen += 1
             return False

@@ -31,7 +31,7 @@ class Server:
     def __init__(self, folder: Path, port: int) -> None:
         try:
             self._server = ThreadingHTTPServer(("127.0.0.1", port), _handler(folder))
-        except OSError as error:
+        except (OSError, OverflowError) as error:
             raise ValueError(f"port {port} cannot be used ({error}): give another --port, or 0") from error
         self._server.daemon_threads = True
         self.address = f"http://127.0.0.1:{self._server.server_port}/"

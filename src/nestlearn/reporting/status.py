@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -38,6 +39,7 @@ def status(run: Mapping[str, Any]) -> RenderableType:
 
 def curve(values: Sequence[float], width: int = WIDTH) -> str:
     """Values as a line of bars, thinned out to ``width``; the lowest is the lowest bar."""
+    values = [value for value in values if math.isfinite(value)]
     if not values:
         return ""
     count = min(width, len(values))
@@ -65,7 +67,9 @@ def _tasks(tasks: Sequence[Mapping[str, Any]]) -> Table:
     ):
         table.add_column(head, justify=side)  # type: ignore[arg-type]
     for task in tasks:
-        values = [value for _, value in task["points"]]
+        values = [value for _, value in task["points"] if math.isfinite(value)]
+        if not values:
+            continue
         best = min(values) if task["lower_is_better"] else max(values)
         table.add_row(task["name"], f"{best:.3f}", f"{values[-1]:.3f}", curve(values), task["measure"])
     return table

@@ -30,6 +30,12 @@ def best_of(trials: Sequence[Trial]) -> Trial:
     return min(complete, key=lambda trial: (trial.value, trial.number))
 
 
+def defaults_of(plan: TuningPlan, trials: Sequence[Trial]) -> Trial | None:
+    """The trial of the defaults: one that is complete, if there is one."""
+    tried = [trial for trial in trials if trial.settings == plan.defaults.settings()]
+    return min(tried, key=lambda trial: (trial.value is None, trial.number), default=None)
+
+
 def candidate_of(settings: Mapping[str, Any]) -> Candidate:
     """The candidate with a trial's settings."""
     return Candidate(**{**settings, "level_steps": tuple(settings["level_steps"])})
@@ -47,7 +53,7 @@ def recipe_of(plan: TuningPlan, trials: Sequence[Trial]) -> dict[str, Any]:
     """
     best = best_of(trials)
     candidate = candidate_of(best.settings)
-    defaults = next((trial for trial in trials if trial.settings == plan.defaults.settings()), None)
+    defaults = defaults_of(plan, trials)
     return {
         "format": FORMAT,
         "levels": [asdict(level) for level in candidate.levels(plan.tokens_per_step)],

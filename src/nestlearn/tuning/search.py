@@ -131,6 +131,8 @@ class Search:
             raise ValueError(f"a search process ended with code {failed[0]}; the study keeps what is done")
 
 
+#: Trials in a row that may fail before a search gives up.
+_FAILURES = 3
 #: Called at an evaluation with tokens and bits per byte by language; raises to end the trial.
 Evaluated = Callable[[int, dict[str, float]], None]
 Runner = Callable[[TuningPlan, Candidate, Evaluated, Path | None], None]
@@ -159,7 +161,7 @@ def work(
     torch.set_num_threads(1)
     study = load_study(folder, plan, plan.seed + index)
     # Two processes must not spend the same tokens; the system frees the lock if one is killed.
-    lock = FileLock(folder / ".lock")
+    lock, failures = FileLock(folder / ".lock"), 0
     while _wanted():
         with lock:
             if committed(study, plan) + plan.trial_tokens > plan.budget:
@@ -173,7 +175,14 @@ def work(
             study.tell(trial, state=optuna.trial.TrialState.PRUNED)
         except NonFiniteGradientError:
             study.tell(trial, DIVERGED)
+        except Exception as error:  # of this trial alone, until it is of several
+            failures += 1
+            trial.set_user_attr("error", f"{type(error).__name__}: {error}")
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            if failures >= _FAILURES:
+                raise
         else:
+            failures = 0
             study.tell(trial, value)
         on_trial()
 
