@@ -49,7 +49,7 @@ def test_a_model_that_is_only_used(llama, tmp_path):
     assert system["weights"].parameters > 10_000
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "SGD", "m3"])
+@pytest.mark.parametrize("optimizer", ["adamw", "SGD", "m3", "muon"])
 def test_an_optimizer_by_name(llama, tmp_path, optimizer):
     system = system_of(llama, "--optimizer", optimizer, "--tokens-per-step", "256", out=tmp_path / "s.json")
     assert system.tokens_per_step == 256

@@ -123,6 +123,8 @@ def test_torch_modules_with_memories():
         1,
         ("the model itself",),
     )
+    assert nl.inspect(nn.LSTM(8, 16, proj_size=4))["hidden state"].bytes == (16 + 4) * 4
+    assert nl.inspect(nn.GRU(8, 16))["hidden state"].bytes == 16 * 4
     attention = nl.inspect(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True))["attention"]
     assert attention.where == ("self_attn",)
     assert "64 bytes each" in attention.context

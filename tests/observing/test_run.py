@@ -6,11 +6,11 @@ import json
 
 import pytest
 import torch
-from nestlearn.reporting.system.document import check_run, check_system
 from torch import nn
 
 import nestlearn as nl
 from nestlearn.observing import RunFolder, read_run, read_system
+from nestlearn.reporting.system.document import check_run, check_system
 from tests.training.streams import trainer as make_trainer
 
 

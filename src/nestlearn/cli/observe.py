@@ -181,10 +181,10 @@ def _levelled(model: nn.Module, levels: list[Level]) -> tuple[nn.Module, Any]:
 
 
 def _optimizer(name: str, model: nn.Module) -> torch.optim.Optimizer:
-    """An optimizer by its name, torch's before ours."""
+    """An optimizer by its name; ours before torch's Muon, which takes matrices alone."""
     known: Mapping[str, Any] = {
-        **{own.lower(): getattr(optim, own) for own in _OURS},
         **{n.lower(): kind for n, kind in vars(torch.optim).items() if is_torch_optimizer(n)},
+        **{own.lower(): getattr(optim, own) for own in _OURS},
     }
     if name.lower() not in known:
         raise ValueError(f"--optimizer {name!r} is not known; there are {', '.join(sorted(known))}")

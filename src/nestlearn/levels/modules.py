@@ -145,14 +145,15 @@ def _multihead(module: nn.MultiheadAttention) -> Iterable[Memory]:
 
 def _recurrent(module: nn.RNNBase | nn.RNNCellBase) -> Iterable[Memory]:
     layers = getattr(module, "num_layers", 1) * (2 if getattr(module, "bidirectional", False) else 1)
-    states = 2 if isinstance(module, nn.LSTM | nn.LSTMCell) else 1
+    hidden = int(module.hidden_size)
+    numbers = (getattr(module, "proj_size", 0) or hidden) + hidden * isinstance(module, nn.LSTM | nn.LSTMCell)
     size = next(module.parameters()).element_size()
     yield Memory(
         "hidden state",
         "recurrent_state",
         "none of its own: its gates serve the loss",
         _TOKENS,
-        bytes=layers * states * int(module.hidden_size) * size,
+        bytes=layers * numbers * size,
     )
 
 

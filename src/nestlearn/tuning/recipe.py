@@ -26,7 +26,9 @@ def best_of(trials: Sequence[Trial]) -> Trial:
     """
     complete = [trial for trial in trials if trial.value is not None]
     if not complete:
-        raise ValueError("no trial is complete yet: go on with the search")
+        ended = sum(trial.state in {"failed", "diverged"} for trial in trials)
+        why = f"; {ended} failed or diverged: try lower rates" if ended else ""
+        raise ValueError(f"no trial is complete yet{why}: go on with the search, with a larger budget")
     return min(complete, key=lambda trial: (trial.value, trial.number))
 
 
