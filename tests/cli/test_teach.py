@@ -65,6 +65,18 @@ def test_learn_writes_a_memory_and_chat_uses_it(folder: Path, tmp_path: Path) ->
     assert own.diff()[0].changed
 
 
+def test_a_taught_model_can_be_looked_at(folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert learned(folder, tmp_path / "m.safetensors", "--run-dir", run).exit_code == 0
+    report = invoke("report", run)
+    assert report.exit_code == 0, report.output
+    assert "finished" in report.stdout
+    assert (run / "report.html").stat().st_size > 10_000
+    again = learned(folder, tmp_path / "2.safetensors", "--run-dir", run)
+    assert "has a run already" in str(again.exception)
+    assert not (tmp_path / "2.safetensors").exists()
+
+
 def test_a_conversation_ends_with_the_input(folder: Path) -> None:
     asked = ["chat", "--model", str(folder / "model"), "--max-new-tokens", "3"]
     result = CliRunner().invoke(app, asked, input="red\n\nblue\n")
