@@ -39,6 +39,9 @@ def test_tied_parameters_are_counted_once():
     model["out"].weight = model["in"].weight
     system = nl.inspect(model, torch.optim.SGD(model.parameters(), lr=0.1))
     assert placed(system) == ["in.weight"]
+    assert system.aliases == (("out.weight", "in.weight"),)
+    assert system.level_of("out.weight") == system.level_of("in.weight")
+    assert nl.NestedSystem.from_json(system.to_json()) == system
     assert system["weights"].parameters == 15
 
 

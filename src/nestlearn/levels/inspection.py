@@ -87,6 +87,7 @@ def look(
         found.tokens_per_step,
         tuple(found.unplaced),
         tuple(found.notes),
+        _aliases(model, names),
     )
     return system, found
 
@@ -131,6 +132,12 @@ def _remarks(found: Found, model: nn.Module) -> None:
             f"the configuration has blocks for periods of {', '.join(map(str, declared))} tokens; "
             "this optimizer updates all of them every step (nestlearn.optim.Nested would not)"
         )
+
+
+def _aliases(model: nn.Module, names: Mapping[int, str]) -> tuple[tuple[str, str], ...]:
+    """Further names of tied parameters."""
+    every = model.named_parameters(remove_duplicate=False)
+    return tuple((name, names[id(p)]) for name, p in every if names[id(p)] != name)
 
 
 def _attentive(found: Found, model: nn.Module) -> set[str]:

@@ -96,6 +96,7 @@ class NestedSystem:
         tokens_per_step: Tokens of one optimizer step, if known.
         unplaced: What could not be placed, as pairs of a name and the reason.
         notes: What a reader should know, in sentences.
+        aliases: Further names of tied parameters, each with the name under which it is placed.
 
     Raises:
         ValueError: If names are not unique, a transfer leads nowhere, or components wait in a circle.
@@ -107,6 +108,7 @@ class NestedSystem:
     tokens_per_step: int | None = None
     unplaced: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
+    aliases: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         names = [component.name for component in self.components]
@@ -150,9 +152,10 @@ class NestedSystem:
             for component in level.components:
                 if component.name == name:
                     return level
+        own = dict(self.aliases).get(name, name)
         for level in self.levels:
             for component in level.components:
-                if component.kind == "parameters" and name in component.tensors:
+                if component.kind == "parameters" and own in component.tensors:
                     return level
         raise KeyError(f"there is no component or parameter {name!r}")
 
@@ -178,6 +181,7 @@ class NestedSystem:
             "edges": [_plain(transfer) for transfer in self.transfers],
             "unplaced": [{"name": name, "why": why} for name, why in self.unplaced],
             "notes": list(self.notes),
+            "aliases": [{"name": name, "of": own} for name, own in self.aliases],
         }
 
     @classmethod
@@ -197,6 +201,7 @@ class NestedSystem:
                 tokens_per_step=document["tokens_per_step"],
                 unplaced=tuple((str(entry["name"]), str(entry["why"])) for entry in document["unplaced"]),
                 notes=tuple(str(note) for note in document["notes"]),
+                aliases=tuple((str(e["name"]), str(e["of"])) for e in document.get("aliases", ())),
             )
             levels = [list(entry["components"]) for entry in document["levels"]]
         except (KeyError, TypeError) as error:
