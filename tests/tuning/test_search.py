@@ -84,6 +84,48 @@ def test_a_search_goes_on_where_it_was_cut(tmp_path):
     assert sum(t.tokens for t in trials) <= PLAN.budget
 
 
+def test_the_same_search_goes_on_after_it_was_cut(tmp_path):
+    cuts = iter([True])
+
+    def cut_once(plan, candidate, evaluated, data_dir):
+        if next(cuts, False):
+            raise KeyboardInterrupt
+        pretended(plan, candidate, evaluated, data_dir)
+
+    one = search(tmp_path, run_trial=cut_once)
+    with pytest.raises(KeyboardInterrupt):
+        one.run()
+    trials = one.run()
+    assert not any(trial.state == "running" for trial in trials)
+    again = [t for t in trials if t.settings == PLAN.defaults.settings()]
+    assert [t.state for t in again] == ["failed", "complete"]
+    assert recipe_of(PLAN, trials)["evidence"]["defaults"]["value"] == again[1].value
+
+
+def test_a_trial_that_was_cut_before_it_had_settings_gets_them(tmp_path):
+    open_study(tmp_path, PLAN).ask()  # the defaults wait first, and their process ends here
+    trials = search(tmp_path).run()
+    assert any(t.settings == PLAN.defaults.settings() and t.state == "complete" for t in trials)
+
+
+def test_a_trial_that_fails_does_not_end_the_search_but_three_do(tmp_path):
+    def failing(plan, candidate, evaluated, data_dir):
+        if candidate.lr > PLAN.defaults.lr:
+            raise RuntimeError("boom")
+        pretended(plan, candidate, evaluated, data_dir)
+
+    trials = search(tmp_path / "one", run_trial=failing).run()
+    assert trials[1].state == "failed"
+    assert trials[2].state == "complete"
+
+    def broken(plan, candidate, evaluated, data_dir):
+        raise RuntimeError("boom")
+
+    with pytest.raises(RuntimeError, match="boom"):
+        search(tmp_path / "all", run_trial=broken).run()
+    assert [t.state for t in trials_of(open_study(tmp_path / "all", PLAN))] == ["failed"] * 3
+
+
 def test_a_larger_budget_goes_on_and_a_finished_one_does_nothing(tmp_path):
     first = search(tmp_path).run()
     assert search(tmp_path).run() == first

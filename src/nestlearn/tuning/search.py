@@ -30,6 +30,7 @@ from nestlearn.tuning.study import (
     open_study,
     optuna_library,
     suggested,
+    taken_over,
     trials_of,
 )
 
@@ -98,6 +99,8 @@ class Search:
         """
         try:
             with FileLock(self.folder / BUSY, timeout=0):
+                # Also what an earlier call of this search has left.
+                taken_over(self.study, self.folder, self.plan, optuna_library())
                 self._run(on_change, every)
         except Timeout:
             raise busy(self.folder) from None
@@ -131,7 +134,7 @@ class Search:
             raise ValueError(f"a search process ended with code {failed[0]}; the study keeps what is done")
 
 
-#: Trials in a row that may fail before a search gives up.
+#: Trials that may fail before a search without a single success gives up.
 _FAILURES = 3
 #: Called at an evaluation with tokens and bits per byte by language; raises to end the trial.
 Evaluated = Callable[[int, dict[str, float]], None]
@@ -179,10 +182,9 @@ def work(
             failures += 1
             trial.set_user_attr("error", f"{type(error).__name__}: {error}")
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
-            if failures >= _FAILURES:
+            if failures >= _FAILURES and not any(t.value for t in trials_of(study)):
                 raise
         else:
-            failures = 0
             study.tell(trial, value)
         on_trial()
 

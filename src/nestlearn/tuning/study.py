@@ -61,7 +61,7 @@ def open_study(folder: Path, plan: TuningPlan) -> optuna.Study:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / BUSY, timeout=0):
-            return _taken_over(load_study(folder, plan, plan.seed), folder, plan, library)
+            return taken_over(load_study(folder, plan, plan.seed), folder, plan, library)
     except Timeout:
         raise busy(folder) from None
 
@@ -71,7 +71,7 @@ def busy(folder: Path) -> ValueError:
     return ValueError(f"another process searches in {folder}: wait for it, or choose another folder")
 
 
-def _taken_over(study: optuna.Study, folder: Path, plan: TuningPlan, library: Any) -> optuna.Study:
+def taken_over(study: optuna.Study, folder: Path, plan: TuningPlan, library: Any) -> optuna.Study:
     """The study, begun if it is new, with its abandoned trials waiting again."""
     identity = json.dumps(plan.identity(), sort_keys=True)
     saved = study.user_attrs.get("identity")
@@ -88,7 +88,8 @@ def _taken_over(study: optuna.Study, folder: Path, plan: TuningPlan, library: An
         )
     for trial in study.get_trials(deepcopy=False, states=[library.trial.TrialState.RUNNING]):
         study.tell(trial.number, state=library.trial.TrialState.FAIL)
-        study.enqueue_trial(trial.params)
+        # One that was cut before it had any settings has those that it was to get.
+        study.enqueue_trial(trial.params or trial.system_attrs.get("fixed_params", {}))
     return study
 
 
@@ -202,5 +203,6 @@ __all__ = [
     "optuna_library",
     "parameters",
     "suggested",
+    "taken_over",
     "trials_of",
 ]
