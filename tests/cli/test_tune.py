@@ -11,7 +11,7 @@ import optuna
 import pytest
 
 from nestlearn.streams import DataError, load_parallel_help
-from nestlearn.tuning import load_recipe
+from nestlearn.tuning import TuningPlan, load_recipe
 from nestlearn.tuning.study import STUDY
 from tests.cli.test_demo import ENVIRONMENT, nestlearn
 
@@ -74,7 +74,7 @@ def test_ctrl_c_loses_nothing(tmp_path):
         load_parallel_help(("en", "fr"))
     except DataError as error:
         pytest.skip(f"no corpus on this machine: {error}")
-    command = ("tune", "--quick", "--budget", "80k", "--workers", "1", "--out", str(tmp_path / "out"))
+    command = ("tune", "--quick", "--budget", "50M", "--workers", "1", "--out", str(tmp_path / "out"))
     with subprocess.Popen(
         [sys.executable, "-m", "nestlearn.cli.main", *command],
         stdout=subprocess.PIPE,
@@ -95,7 +95,9 @@ def test_ctrl_c_loses_nothing(tmp_path):
     assert err == ""
     assert "the same command goes on" in out
     before = evaluations(tmp_path / "out")
-    done = nestlearn(*command)
+    plan = TuningPlan.quick()
+    budget = plan.trial_tokens // plan.evaluations * (before + 10)  # for two more trials
+    done = nestlearn(*command, "--budget", str(budget))
     assert done.returncode == 0, done.stderr
     assert evaluations(tmp_path / "out") > before >= 2
     assert load_recipe(tmp_path / "out" / "recipe.json")
