@@ -158,7 +158,7 @@ def test_a_run_under_way_is_followed(tmp_path):
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     (folder / "metrics.jsonl").write_text("".join(lines[:5]), encoding="utf-8")
     later = threading.Timer(
-        0.5, lambda: (folder / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
+        2.0, lambda: (folder / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
     )
     later.start()
     done = invoke("watch", folder, "--every", "0.1")
