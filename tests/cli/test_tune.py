@@ -82,6 +82,8 @@ def test_ctrl_c_loses_nothing(tmp_path):
         text=True,
         env=ENVIRONMENT,
         start_new_session=True,
+        # A shell ignores Ctrl-C for what it runs in the background, and that is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     ) as process:
         while evaluations(tmp_path / "out") < 2:
             assert process.poll() is None, process.stderr.read()
@@ -90,7 +92,10 @@ def test_ctrl_c_loses_nothing(tmp_path):
         assert second.returncode == 2
         assert "another process searches in" in second.stderr
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        try:
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130, err
     assert err == ""
     assert "the same command goes on" in out
