@@ -67,11 +67,9 @@ def learn(
     """See :meth:`nestlearn.Learner.learn`."""
     if isinstance(checkpoint_every, bool) or not checkpoint_every >= 1:
         raise ValueError(f"checkpoint_every must be at least 1; got {checkpoint_every!r}")
-    windows = Windows(learner.tokenizer, learner.context, learner.batch_size)
-    report = Learned()
-    saved = None
-    if checkpoint is not None and checkpoint.exists():
-        saved = _read(learner, checkpoint)
+    windows, report = Windows(learner.tokenizer, learner.context, learner.batch_size), Learned()
+    saved = _read(learner, checkpoint) if checkpoint is not None and checkpoint.exists() else None
+    if saved is not None:
         windows.load_state_dict(saved["windows"])
     batches = windows.batches(stream)
     if saved is not None:  # only now: another stream has been refused, and nothing has changed
@@ -104,10 +102,7 @@ def learn(
                 report.losses.append(learner.method.step(batch.to(learner.device)))
             except NonFiniteGradientError as error:
                 save()
-                raise NonFiniteGradientError(
-                    f"{error} (in document {windows.documents}, after {report.steps} steps of the stream; "
-                    "what was learned before is there, and a checkpoint goes on behind this batch)"
-                ) from error
+                raise NonFiniteGradientError(_diverged(error, windows, report)) from error
             follower.step(report.losses[-1], batch)
             started = _count(report, batch, started)
             show(report)
@@ -171,6 +166,13 @@ def _finished(method: Method) -> Iterator[None]:
         yield
     finally:
         method.finish()
+
+
+def _diverged(error: Exception, windows: Windows, report: Learned) -> str:
+    return (
+        f"{error} (in document {windows.documents}, after {report.steps} steps of the stream; "
+        "what was learned before is there, and a checkpoint goes on behind this batch)"
+    )
 
 
 def _told(report: Learned, checkpoint: Path | None) -> str:

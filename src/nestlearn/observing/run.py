@@ -27,6 +27,7 @@ class RunFolder:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
+        self._events: int | None = None
 
     def begin(self, system: NestedSystem, title: str, planned_tokens: int | None = None) -> None:
         """Write what is known before the first step."""
@@ -41,11 +42,15 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / EVENTS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(event) + "\n")
+        if self._events is not None:
+            self._events += 1
 
     def events(self) -> int:
-        """How many events there are."""
-        file = self.path / EVENTS
-        return sum(1 for _ in _events(file)) if file.is_file() else 0
+        """How many events there are; the file is read the first time only."""
+        if self._events is None:
+            file = self.path / EVENTS
+            self._events = sum(1 for _ in _events(file)) if file.is_file() else 0
+        return self._events
 
     def cut(self, events: int) -> None:
         """Leave out all but the first so many events: the file is replaced as a whole."""
@@ -55,6 +60,7 @@ class RunFolder:
             beside = file.with_name(f".{EVENTS}.tmp")
             beside.write_text("".join(kept), encoding="utf-8")
             beside.replace(file)
+        self._events = None
 
 
 def read_system(path: Path | str) -> NestedSystem | None:
@@ -143,7 +149,7 @@ class _Reader:
 
     def document(self) -> dict[str, Any]:
         """See :func:`read_run`."""
-        planned = self.about.get("planned_tokens")
+        planned, periods = self.about.get("planned_tokens"), self._periods()
         return {
             "format": FORMAT,
             "title": str(self.about.get("title") or self.folder),
@@ -151,8 +157,8 @@ class _Reader:
             "end": self.end,
             "stages": self.stages,
             "levels": [
-                {"name": name, "period": self._periods().get(name), "updates": at}
-                for name, at in self._ordered().items()
+                {"name": name, "period": periods.get(name), "updates": self.updates.get(name, [])}
+                for name in dict.fromkeys([*(periods if self.updates else ()), *self.updates])
             ],
             "tasks": list(self.tasks.values()),
             "loss": self.loss,
@@ -172,12 +178,6 @@ class _Reader:
             for c in system.components
             if c.kind == "parameters" and c.period
         }
-
-    def _ordered(self) -> dict[str, list[int]]:
-        """Updates by level, fast to slow where the system says so."""
-        names = [name for name in self._periods() if name in self.updates or self.updates]
-        order = dict.fromkeys([*names, *self.updates])
-        return {name: self.updates.get(name, []) for name in order}
 
     def _step(self, event: Event) -> None:
         tokens = int(event["tokens"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -38,8 +37,9 @@ def trace(
             ...  # some steps of the loop as it is
         print(watched.report())
 
-    Changes are seen by the versions that torch counts for every tensor: values are not copied, nothing is
-    synchronised, and the loop runs as it would without.
+    Changes are seen by the versions that torch counts for every tensor, and the loop runs as it would
+    without. Values are looked at when the trace is made and when it reports (a few of each tensor, and the sum), and
+    after every step only where an optimizer may write without a new version.
 
     Args:
         model: The model; gradients of its parameters tell one step from the next.
@@ -104,12 +104,7 @@ class Trace:
         ]
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        where: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles = []
