@@ -91,8 +91,7 @@ def learn(
             report.documents, report.longest = windows.documents, windows.longest
 
     with _finished(learner.method), follower, _interruptible() as stop, _bar(progress) as show:
-        started = time.perf_counter()
-        batch = advance()
+        started, batch = time.perf_counter(), advance()
         if batch is None and not report.steps:
             raise ValueError("the stream is empty: nothing was learned")
         if batch is not None and learner.method.wants_old:

@@ -38,8 +38,8 @@ def trace(
         print(watched.report())
 
     Changes are seen by the versions that torch counts for every tensor, and the loop runs as it would
-    without. Values are looked at when the trace is made and when it reports (a few of each tensor, and the sum), and
-    after every step only where an optimizer may write without a new version.
+    without. Values are looked at when the trace is made and when it reports (a few of each tensor, and the
+    sum), and after every step only where an optimizer may write without a new version.
 
     Args:
         model: The model; gradients of its parameters tell one step from the next.
