@@ -1,9 +1,11 @@
 """Layers: memories and attention as modules, and the Continuum Memory System."""
 
 from nestlearn.layers.attention import Attention, AttentionState, WindowState
+from nestlearn.layers.batches import LayerState, ages_of, join_samples, map_samples, select_samples, trimmed
 from nestlearn.layers.continuum import ContinuumMemory, FeedForward
 from nestlearn.layers.convolution import CausalConvolution
 from nestlearn.layers.mixer import Mixer, Projections
+from nestlearn.layers.padding import Padding, mix_padded
 from nestlearn.layers.self_modifying import MemoryMixer, MixerState, SelfModifyingTitans
 from nestlearn.layers.softmax import Softmax
 from nestlearn.layers.state import map_state, tensors_of
@@ -19,6 +21,7 @@ __all__ = [
     "ContinuumMemory",
     "FeedForward",
     "GateState",
+    "LayerState",
     "LayeredState",
     "MemoryAsContext",
     "MemoryAsGate",
@@ -26,12 +29,19 @@ __all__ = [
     "MemoryMixer",
     "Mixer",
     "MixerState",
+    "Padding",
     "Projections",
     "Segment",
     "SelfModifyingTitans",
     "Softmax",
     "Window",
     "WindowState",
+    "ages_of",
+    "join_samples",
+    "map_samples",
     "map_state",
+    "mix_padded",
+    "select_samples",
     "tensors_of",
+    "trimmed",
 ]

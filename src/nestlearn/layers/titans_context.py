@@ -11,7 +11,7 @@ from nestlearn.layers.mixer import by_heads, joined
 from nestlearn.layers.state import map_state
 from nestlearn.layers.titans import Combination
 from nestlearn.layers.window import band, behind, recent
-from nestlearn.memory import MemoryState, Streams, initial_state, unit
+from nestlearn.memory import MemoryState, Streams, unit
 from nestlearn.memory.functional import check_inputs, hidden_features, inner_norm, wide
 from nestlearn.memory.schedule import pieces
 
@@ -106,9 +106,15 @@ class MemoryAsContext(Combination):
         assert tail is not None
         return torch.cat(out, dim=1), ContextState(memory, segment, tail, attention_tail)
 
+    def initial(self, x: Tensor) -> ContextState:
+        """The state before the first token of each sample of ``[B, T, d]``."""
+        streams, tail = self.attention.beginning(x)
+        memory, segment, _, _ = self._start(streams)
+        return ContextState(memory, segment, tail.clone(), tail)
+
     def _start(self, streams: _Streams) -> tuple[MemoryState, Segment, None, None]:
         key = streams[0]
-        memory = initial_state(self.parameters_of_memory(), Streams(*streams), self.rule)
+        memory = self.initial_memory(streams)
         empty = key.new_zeros(*key.shape[:2], 2, self.rule.chunk_size - 1, key.shape[3])
         return memory, Segment(empty, empty), None, None
 

@@ -79,6 +79,12 @@ def behind(old: Tensor, new: Tensor, left: int) -> Tensor:
     return torch.cat([old[..., old.shape[-2] - left :, :], new], dim=-2)
 
 
+def empty_window(key: Tensor, window: int) -> Window:
+    """The window before the first token, for keys like ``[B, H, T, e]``."""
+    empty = key.new_zeros(*key.shape[:2], window - 1, key.shape[3])
+    return Window(empty, empty, torch.zeros(len(key), dtype=torch.long))
+
+
 def recent(old: Tensor, new: Tensor) -> Tensor:
     """The newest tokens of ``[..., S, e]`` and then ``[..., T, e]``, as many as there were old ones.
 
@@ -121,8 +127,7 @@ def _blocks(x: Tensor, left: int, block: int) -> Tensor:
 def _checked(state: Window | None, key: Tensor, window: int) -> Window:
     batch, heads, _, width = key.shape
     if state is None:
-        empty = key.new_zeros(batch, heads, window - 1, width)
-        return Window(empty, empty, torch.zeros(batch, dtype=torch.long))
+        return empty_window(key, window)
     expected = (batch, heads, window - 1, width)
     if tuple(state.key.shape) != expected or tuple(state.filled.shape) != expected[:1]:
         raise ValueError(
@@ -132,4 +137,4 @@ def _checked(state: Window | None, key: Tensor, window: int) -> Window:
     return state
 
 
-__all__ = ["Window", "attend_window", "band", "behind", "recent"]
+__all__ = ["Window", "attend_window", "band", "behind", "empty_window", "recent"]
