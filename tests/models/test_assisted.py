@@ -115,7 +115,8 @@ def test_a_crop_lets_go_of_what_was_remembered() -> None:
 
 def draft(model: Any) -> Any:
     """A smaller model that knows the same words."""
-    return tiny_model(seed=1, hidden_size=8, intermediate_size=16, mixer=model.config.mixer)
+    layers = {"mixer": model.config.mixer, "num_hidden_layers": model.config.num_hidden_layers}
+    return tiny_model(seed=1, hidden_size=8, intermediate_size=16, **layers)
 
 
 @over(SOME)

@@ -8,7 +8,7 @@ from nestlearn.layers.mixer import Mixer, Projections
 from nestlearn.layers.padding import Padding, mix_padded
 from nestlearn.layers.self_modifying import MemoryMixer, MixerState, SelfModifyingTitans
 from nestlearn.layers.softmax import Softmax
-from nestlearn.layers.state import map_state, tensors_of
+from nestlearn.layers.state import map_places, map_state, tensors_of
 from nestlearn.layers.titans import GateState, LayeredState, MemoryAsGate, MemoryAsLayer
 from nestlearn.layers.titans_context import ContextState, MemoryAsContext, Segment
 from nestlearn.layers.window import Window
@@ -38,6 +38,7 @@ __all__ = [
     "WindowState",
     "ages_of",
     "join_samples",
+    "map_places",
     "map_samples",
     "map_state",
     "mix_padded",

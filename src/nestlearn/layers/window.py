@@ -53,14 +53,14 @@ def attend_window(
         ValueError: If the state belongs to another configuration or batch size.
     """
     key, value, query = unit(streams[0]), streams[1], streams[2]
+    fresh = state is None
     state = _checked(state, key, window)
     filled = state.filled
     after = Window(
         recent(state.key, key), recent(state.value, value), (filled + key.shape[2]).clamp(max=window - 1)
     )
     length = key.shape[2]
-    # A short piece is one block, behind as many keys as the oldest sample has.
-    block, left = (length, int(filled.max())) if length <= window else (window, window - 1)
+    block, left = (length, _filled(state, fresh)) if length <= window else (window, window - 1)
     count = -(-length // block)
     missing = count * block - length
     key, value = (
@@ -111,12 +111,20 @@ def band(left: int, block: int, window: int, filled: Tensor, count: int) -> Tens
     """
     at = torch.arange(left + block)
     seen = (at <= at[left:, None]) & (at > at[left:, None] - window)
-    if bool((filled >= left).all()):
+    if left == 0 or not torch.compiler.is_compiling() and bool((filled >= left).all()):
         return seen
     there = at >= left - filled[:, None]
     first = (seen & there[:, None])[:, None]
     others = seen.expand(len(filled), count - 1, -1, -1)
     return torch.cat([first, others], dim=1).flatten(0, 1)[:, None]
+
+
+def _filled(state: Window, fresh: bool) -> int:
+    """Keys that a short piece, which is one block, has to look back at: as many as the oldest sample has."""
+    if fresh:
+        return 0
+    # A graph that is being traced has no values to look at.
+    return state.key.shape[2] if torch.compiler.is_compiling() else int(state.filled.max())
 
 
 def _blocks(x: Tensor, left: int, block: int) -> Tensor:
