@@ -241,7 +241,7 @@ def test_a_cache_of_another_kind_of_model_is_refused() -> None:
         )
     )
     cache = cache_of(llama(random_tokens(1, 3), use_cache=True))
-    with pytest.raises(ValueError, match="DynamicLayer.*MixerState.*belongs to one model"):
+    with pytest.raises(ValueError, match=r"DynamicLayer.*MixerState.*belongs to one model"):
         tiny_model()(random_tokens(1, 3), past_key_values=cache)
     own = cache_of(tiny_model()(random_tokens(1, 3), use_cache=True))
     with pytest.raises(ValueError, match="no keys and values to append to"):

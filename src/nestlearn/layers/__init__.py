@@ -5,6 +5,7 @@ from nestlearn.layers.batches import LayerState, ages_of, join_samples, map_samp
 from nestlearn.layers.continuum import ContinuumMemory, FeedForward
 from nestlearn.layers.convolution import CausalConvolution
 from nestlearn.layers.mixer import Mixer, Projections
+from nestlearn.layers.norm import RMSNorm
 from nestlearn.layers.padding import Padding, mix_padded
 from nestlearn.layers.self_modifying import MemoryMixer, MixerState, SelfModifyingTitans
 from nestlearn.layers.softmax import Softmax
@@ -31,6 +32,7 @@ __all__ = [
     "MixerState",
     "Padding",
     "Projections",
+    "RMSNorm",
     "Segment",
     "SelfModifyingTitans",
     "Softmax",

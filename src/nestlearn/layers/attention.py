@@ -132,7 +132,7 @@ class Attention(Mixer):
         """Attention over all tokens so far: the result, and all keys and values."""
         length, past = key.shape[2], 0 if state is None else state.key.shape[2]
         # Samples of one length have positions in common.
-        alike = state is None or not torch.compiler.is_compiling() and bool((state.filled == past).all())
+        alike = state is None or (not torch.compiler.is_compiling() and bool((state.filled == past).all()))
         start = past if alike or state is None else state.filled
         query, key = self.softmax.scaled(query), self.softmax.turned(unit(key), start)
         value = value.contiguous()  # a view would keep the queries alive with the session

@@ -42,7 +42,7 @@ def join_samples(states: Sequence[LayerState]) -> LayerState:
 
 
 def trimmed(state: LayerState) -> LayerState:
-    """The state without places that none of its samples uses: full attention, once longer samples are gone."""
+    """The state without places that none of its samples uses: full attention without its longer samples."""
     return _resized(state, int(state.filled.max())) if isinstance(state, AttentionState) else state
 
 

@@ -8,6 +8,7 @@ the batch is read in spans, and a sample leaves it with its last token.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -100,7 +101,7 @@ def _in_spans(
 ) -> tuple[Tensor, LayerState]:
     """Aligned rows, read from length to length; rows leave with their last token."""
     if state is None and bool((lengths == 0).any()):
-        state = mixer.initial(x)
+        state = cast(LayerState, mixer.initial(x))
     done: list[tuple[Tensor, LayerState]] = []
     spans, read = [], 0
     alive = torch.arange(len(x))
@@ -115,7 +116,9 @@ def _in_spans(
             done.append((alive[ends], trimmed(select_samples(state, ends.nonzero()[:, 0]))))
         state = select_samples(state, (~ends).nonzero()[:, 0])
         alive, read = alive[~ends], length
-    spans.append(x.new_zeros(len(x), x.shape[1] - read, x.shape[2], dtype=spans[0].dtype if spans else x.dtype))
+    spans.append(
+        x.new_zeros(len(x), x.shape[1] - read, x.shape[2], dtype=spans[0].dtype if spans else x.dtype)
+    )
     whole = join_samples([part for _, part in done])
     order = torch.cat([index for index, _ in done]).argsort()
     return torch.cat(spans, dim=1), select_samples(whole, order)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from nestlearn.layers.description import described
 from nestlearn.layers.mixer import Mixer
+from nestlearn.layers.norm import RMSNorm
 from nestlearn.levels import Memory
 from nestlearn.memory import MemoryParameters, MemoryRule, MemoryState, Streams, chunk
 from nestlearn.memory.functional import initial_state
@@ -60,7 +61,7 @@ class MemoryMixer(Mixer):
         super().__init__(hidden_size, num_heads, conv_size)
         self.rule = rule
         width, memories, gates = hidden_size // num_heads, len(rule.names), len(rule.gate_names)
-        self.norm = nn.RMSNorm(width, eps=eps)
+        self.norm = RMSNorm(width, eps=eps)
         hidden = memory_expansion * width
         if rule.kind == "matrix":
             self.memory = nn.Parameter(torch.empty(memories, num_heads, width, width))

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import ClassVar, NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from nestlearn.layers.mixer import Projections, joined
+from nestlearn.layers.norm import RMSNorm
 from nestlearn.layers.self_modifying import MemoryMixer
 from nestlearn.layers.softmax import Softmax
 from nestlearn.layers.window import Window, attend_window, empty_window
@@ -92,7 +93,7 @@ class Combination(MemoryMixer):
         if self.separate_projections:
             self.attention = Projections(hidden_size, num_heads, conv_size)
         if self.normed_attention:
-            self.attention_norm = nn.RMSNorm(width, eps=eps)
+            self.attention_norm = RMSNorm(width, eps=eps)
 
     def nested_memories(self) -> tuple[Memory, ...]:
         """The memory and the attention beside it, for :func:`nestlearn.inspect`."""

@@ -111,7 +111,7 @@ def band(left: int, block: int, window: int, filled: Tensor, count: int) -> Tens
     """
     at = torch.arange(left + block)
     seen = (at <= at[left:, None]) & (at > at[left:, None] - window)
-    if left == 0 or not torch.compiler.is_compiling() and bool((filled >= left).all()):
+    if left == 0 or (not torch.compiler.is_compiling() and bool((filled >= left).all())):
         return seen
     there = at >= left - filled[:, None]
     first = (seen & there[:, None])[:, None]

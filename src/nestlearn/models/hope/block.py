@@ -15,6 +15,7 @@ from nestlearn.layers import (
     MemoryAsLayer,
     Mixer,
     Padding,
+    RMSNorm,
     SelfModifyingTitans,
     mix_padded,
 )
@@ -57,19 +58,9 @@ class HopeBlock(nn.Module):
     def __init__(self, config: HopeConfig, mixer: str) -> None:
         super().__init__()
         d = config.hidden_size
-        self.norm = nn.RMSNorm(d, eps=config.rms_norm_eps)
+        self.norm = RMSNorm(d, eps=config.rms_norm_eps)
         self.mixer = build_mixer(config, mixer)
         self.cms = ContinuumMemory(d, config.cms_sizes(), config.cms_variant, config.rms_norm_eps)
-
-    def forward(self, x: Tensor, state: LayerState | None = None) -> tuple[Tensor, LayerState]:
-        """Map ``[B, T, d]`` to ``[B, T, d]`` and return the mixer's new state."""
-        x, state = self.mix(x, state)
-        return self.cms(x), state
-
-    def mix(self, x: Tensor, state: LayerState | None) -> tuple[Tensor, LayerState]:
-        """The first half: ``x + mixer(norm(x))`` and the mixer's new state."""
-        mixed, state = self.mixer(self.norm(x), state)
-        return x + mixed, state
 
     def forward(
         self, x: Tensor, state: LayerState | None = None, padding: Padding | None = None, keep: bool = True

@@ -25,8 +25,9 @@ class HopeCache(Cache):
     Every sample is a session of its own. Sessions of different ages can be one batch (:meth:`join`) and be
     taken apart again (:meth:`split`); a session can be kept in a file (:meth:`save`, :meth:`load`).
 
-    It is a cache of transformers, and ``generate()`` makes one: beam search chooses samples, assisted decoding
-    takes tokens back (:meth:`crop`, exact), :meth:`reset` goes back to the meta-learned initial states.
+    It is a cache of transformers, and ``generate()`` makes one: beam search chooses samples, assisted
+    decoding takes tokens back (:meth:`crop`, exact), :meth:`reset` goes back to the meta-learned initial
+    states.
 
     Args:
         offloading: Keep the states on the CPU between forward passes, and a layer's on its device only while
@@ -115,7 +116,7 @@ class HopeCache(Cache):
         return cls._of(*load_session(Path(path)), device)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The session as tensors by name, for one's own file: safetensors, or ``torch.load(weights_only=True)``.
+        """The session as tensors by name, for a file of one's own: safetensors, or ``torch.save``.
 
         Returns:
             The states' tensors, and ``"structure"``, uint8, which is the rest as JSON.
@@ -136,7 +137,9 @@ class HopeCache(Cache):
             ValueError: If they are no session.
         """
         if "structure" not in tensors:
-            raise ValueError(f"no session: there is no structure among {', '.join(sorted(tensors)) or 'nothing'}")
+            raise ValueError(
+                f"no session: there is no structure among {', '.join(sorted(tensors)) or 'nothing'}"
+            )
         try:
             content = json.loads(bytes(tensors["structure"].cpu().tolist()))
         except ValueError as error:

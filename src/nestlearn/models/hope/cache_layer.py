@@ -96,7 +96,9 @@ class NestedMemoryLayer(CacheLayerMixin):
         Raises:
             ValueError: If the passes to undo were not remembered; the state is unchanged.
         """
-        keep = min(tokens_to_remove if tokens_to_remove > 0 else self.columns + tokens_to_remove, self.columns)
+        keep = min(
+            tokens_to_remove if tokens_to_remove > 0 else self.columns + tokens_to_remove, self.columns
+        )
         if keep == self.columns:
             self._pieces = []
             return
@@ -104,8 +106,9 @@ class NestedMemoryLayer(CacheLayerMixin):
         if piece is None or keep < 0:
             known = min((p.columns for p in self._pieces), default=self.columns)
             raise ValueError(
-                f"cannot go back to {keep} of {self.columns} tokens, only to {known} or more: a memory that was "
-                "not remembered is gone. Call activate_past_recording() before, or keep cache.copy()"
+                f"cannot go back to {keep} of {self.columns} tokens, only to {known} or more: what a memory "
+                "was is gone unless it was remembered. Call activate_past_recording() before, or keep "
+                "cache.copy()"
             )
         self.state, self.columns, self.ages = piece.before, piece.columns, piece.ages
         self._pieces = []
@@ -202,9 +205,10 @@ class NestedMemoryLayer(CacheLayerMixin):
         """No maximum, by the name that transformers 5.0 has for it."""
         return -1
 
-    def get_mask_sizes(self, query_length: int, *args: Any) -> tuple[int, int]:
+    def get_mask_sizes(self, query_length: Any, *args: Any) -> tuple[int, int]:
         """Length and offset of the keys that transformers' masks would cover: all columns, from 0."""
-        length = len(query_length) if isinstance(query_length, Tensor) else query_length
+        # transformers 5.0 gives the positions, later versions how many there are.
+        length = len(query_length) if isinstance(query_length, Tensor) else int(query_length)
         return self.columns + length, 0
 
     def lazy_initialization(self, *args: Any, **kwargs: Any) -> None:

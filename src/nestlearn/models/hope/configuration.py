@@ -173,7 +173,7 @@ class HopeConfig(PreTrainedConfig):
 
     @property
     def layer_types(self) -> list[str]:
-        """What transformers' caches hold for every layer; see :class:`~nestlearn.models.hope.NestedMemoryLayer`."""
+        """What a cache holds for every layer: :class:`~nestlearn.models.hope.NestedMemoryLayer`."""
         return ["nested_memory"] * self.num_hidden_layers
 
     def validate_layer_type(self) -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from nestlearn.layers import AttentionState, LayerState, map_places
+from nestlearn.layers import AttentionState, LayerState, map_places, tensors_of
 from nestlearn.models.hope.block import HopeBlock
+from nestlearn.models.hope.cache import HopeCache
 from nestlearn.models.hope.modeling import HopeForCausalLM
+
+#: States of all layers as tensors in one order.
+States = tuple[Tensor, ...]
 
 
 class DecodeStep(nn.Module):
@@ -23,42 +28,53 @@ class DecodeStep(nn.Module):
     def __init__(self, model: HopeForCausalLM) -> None:
         super().__init__()
         self.model = model
+        self._form = self._initial(1)
 
-    def forward(self, token: Tensor, states: tuple[LayerState, ...]) -> tuple[Tensor, tuple[LayerState, ...]]:
+    def forward(self, token: Tensor, states: States) -> tuple[Tensor, States]:
         """One step.
 
         Args:
             token: int64 ``[B, 1]``.
-            states: One per layer, as in :attr:`~nestlearn.models.hope.HopeCache.states`.
+            states: From :meth:`initial_states`, from the last step, or of a session (:func:`states_of`).
 
         Returns:
             Logits of the next token ``[B, vocab]``, and the states after this one.
         """
-        trunk = self.model.model
+        trunk, given = self.model.model, iter(states)
         x, after = trunk.embed_tokens(token), []
-        for block, state in zip(trunk.layers, states, strict=True):
+        for block, form in zip(trunk.layers, self._form, strict=True):
+            state = cast(LayerState, map_places(lambda _: next(given), form))
             x, _, new = cast(HopeBlock, block)(x, state)
             after.append(new)
-        return self.model.lm_head(trunk.norm(x))[:, -1], tuple(after)
+        return self.model.lm_head(trunk.norm(x))[:, -1], _tensors(after)
+
+    def initial_states(self, batch_size: int = 1) -> States:
+        """The states before the first token."""
+        return _tensors(self._initial(batch_size))
 
     @torch.no_grad()
-    def initial_states(self, batch_size: int = 1) -> tuple[LayerState, ...]:
-        """The states before the first token; no two tensors share memory."""
+    def _initial(self, batch_size: int) -> list[LayerState]:
         trunk = self.model.model
         x = trunk.embed_tokens(torch.zeros(batch_size, 1, dtype=torch.long, device=self.model.device))
-        return tuple(unshared(cast(HopeBlock, block).mixer.initial(x)) for block in trunk.layers)
+        mixers = [cast(HopeBlock, block).mixer for block in trunk.layers]
+        return [cast(LayerState, mixer.initial(x)) for mixer in mixers]
 
 
-def unshared(state: LayerState) -> LayerState:
-    """The state with a tensor of its own in every place, as a program's inputs must be."""
-    return cast(LayerState, map_places(torch.Tensor.clone, state))
+def states_of(cache: HopeCache) -> States:
+    """The states of a session, for a :class:`DecodeStep`.
+
+    Raises:
+        ValueError: Before the first token: :meth:`DecodeStep.initial_states` has those.
+    """
+    if not cache.states:
+        raise ValueError("this session has seen no token: begin with DecodeStep.initial_states()")
+    return _tensors(cache.states)
 
 
 def export_decode_step(model: HopeForCausalLM, batch_size: int = 1) -> ExportedProgram:
     """Export one step of decoding.
 
-    The program is called like :class:`DecodeStep`, with states from :meth:`DecodeStep.initial_states`, from
-    its last call, or from a :class:`~nestlearn.models.hope.HopeCache` (through :func:`unshared`).
+    The program is called like :class:`DecodeStep`, and needs nothing of this library where it runs.
 
     Args:
         model: Its weights are in the program.
@@ -73,25 +89,26 @@ def export_decode_step(model: HopeForCausalLM, batch_size: int = 1) -> ExportedP
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     step = DecodeStep(model).eval()
-    states = step.initial_states(batch_size)
-    if any(isinstance(state, AttentionState) for state in states):
-        # Sizes 0 and 1 are special to the tracer: two tokens stand for any number.
-        with torch.no_grad():
-            for _ in range(2):
-                _, states = step(torch.zeros(batch_size, 1, dtype=torch.long, device=model.device), states)
-        states = tuple(unshared(state) for state in states)
     token = torch.zeros(batch_size, 1, dtype=torch.long, device=model.device)
-    shapes = (None, tuple(_shapes(state) for state in states))
+    states = step.initial_states(batch_size)
     with torch.no_grad():
+        if any(isinstance(form, AttentionState) for form in step._form):
+            for _ in range(2):  # sizes 0 and 1 are special to the tracer: two tokens stand for any number
+                _, states = step(token, states)
+        shapes = (None, tuple(sizes for form in step._form for sizes in _growing(form)))
         return torch.export.export(step, (token, states), dynamic_shapes=shapes, strict=False)
 
 
-def _shapes(state: LayerState) -> object:
-    """Which sizes of a state change from step to step: the tokens of full attention."""
-    if not isinstance(state, AttentionState):
-        return map_places(lambda _: None, state)
-    places = {2: Dim.AUTO}
-    return AttentionState(places, places, None, None)  # type: ignore[arg-type]
+def _tensors(states: Sequence[LayerState | None]) -> States:
+    """A tensor of its own for every place, as a program's inputs must be."""
+    return tuple(t.clone() for t in tensors_of(states))
 
 
-__all__ = ["DecodeStep", "export_decode_step", "unshared"]
+def _growing(form: LayerState) -> list[dict[int, object] | None]:
+    """Which sizes of a state's tensors change from step to step: the tokens of full attention."""
+    if isinstance(form, AttentionState):
+        return [{2: Dim.AUTO}, {2: Dim.AUTO}, None, None]
+    return [None] * len(tensors_of(form))
+
+
+__all__ = ["DecodeStep", "States", "export_decode_step", "states_of"]

@@ -18,7 +18,12 @@ class HopeGeneration(GenerationMixin):
     """transformers' generation with a :class:`~nestlearn.models.hope.HopeCache`."""
 
     def _prepare_cache_for_generation(
-        self, generation_config: Any, model_kwargs: dict[str, Any], generation_mode: Any, *args: Any, **kwargs: Any
+        self,
+        generation_config: Any,
+        model_kwargs: dict[str, Any],
+        generation_mode: Any,
+        *args: Any,
+        **kwargs: Any,
     ) -> Any:
         """Make the cache of one call, and let it remember where tokens may be taken back."""
         given = model_kwargs.get(CACHE_NAME) is not None

@@ -34,8 +34,8 @@ def padding_of(attention_mask: Tensor | None, x: Tensor) -> Padding | None:
     shape, length = tuple(attention_mask.shape), x.shape[1]
     if len(shape) != 2 or shape[0] != x.shape[0] or shape[1] < length:
         raise ValueError(
-            f"attention_mask is {shape}, expected ({x.shape[0]}, {length} or more): one number for each column, "
-            "zero at padding"
+            f"attention_mask is {shape}, expected ({x.shape[0]}, {length} or more): one number for each "
+            "column, zero at padding"
         )
     return Padding.of(attention_mask[:, -length:])
 
@@ -60,8 +60,8 @@ def layers_of(cache: Cache, mixers: Sequence[Mixer], x: Tensor) -> list[NestedMe
     needed = [mixer.state_type.__name__ for mixer in mixers]
     if len(found) != len(needed) or any(f not in (None, n) for f, n in zip(found, needed, strict=True)):
         raise ValueError(
-            f"past_key_values has {len(found)} layers ({', '.join(map(str, found))}), this model {len(needed)} "
-            f"({', '.join(needed)}): a cache belongs to one model"
+            f"past_key_values has {len(found)} layers ({', '.join(map(str, found))}), this model "
+            f"{len(needed)} ({', '.join(needed)}): a cache belongs to one model"
         )
     layers = cast(list[NestedMemoryLayer], list(cache.layers))
     sizes = {layer.batch_size for layer in layers if layer.state is not None} - {x.shape[0]}

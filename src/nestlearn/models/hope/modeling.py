@@ -13,7 +13,7 @@ from transformers import GenerationMixin, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
-from nestlearn.layers import CausalConvolution, ContinuumMemory, LayerState, Mixer, Padding, Softmax
+from nestlearn.layers import CausalConvolution, ContinuumMemory, LayerState, Mixer, Padding, RMSNorm, Softmax
 from nestlearn.levels import Level
 from nestlearn.models.hope.block import HopeBlock
 from nestlearn.models.hope.cache import HopeCache
@@ -58,7 +58,7 @@ class HopeModel(HopePreTrainedModel):
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(HopeBlock(config, mixer) for mixer in config.mixers)
-        self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.gradient_checkpointing = False
         self.post_init()
 

@@ -1,7 +1,7 @@
 """One name for what transformers calls differently from version to version.
 
-Until 5.23 a model takes and returns its cache as ``past_key_values``; from 5.24 on as ``cache``, where the old
-name still works and is logged as deprecated.
+Until 5.23 a model takes and returns its cache as ``past_key_values``; from 5.24 on as ``cache``, where the
+old name still works and is logged as deprecated.
 """
 
 from __future__ import annotations
