@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from nestlearn.models.hope import HopeCache
+from nestlearn.models.hope.outputs import CACHE_NAME
 from tests.helpers import difference, random_tokens, relative_error, state_tensors, tiny_model
 from tests.models.test_padding import padded, rows_of
 from tests.models.variants import FEW, SOME, Changes, over
@@ -151,9 +152,9 @@ def test_drafts_are_checked_in_one_pass_and_taken_back(monkeypatch: pytest.Monke
     )
     sessions = [HopeCache(), HopeCache()]
     settings: dict[str, Any] = {"max_new_tokens": 20, "do_sample": False}
-    model.generate(prompt, past_key_values=sessions[0], **settings)
+    model.generate(prompt, **{CACHE_NAME: sessions[0]}, **settings)
     lengths.clear()
-    model.generate(prompt, past_key_values=sessions[1], assistant_model=draft(model), **settings)
+    model.generate(prompt, **{CACHE_NAME: sessions[1]}, assistant_model=draft(model), **settings)
     assert max(lengths[1:]) > 1
     assert sessions[0].seen_tokens == sessions[1].seen_tokens
     for a, b in zip(state_tensors(sessions[0]), state_tensors(sessions[1]), strict=True):

@@ -10,6 +10,7 @@ import torch
 
 from nestlearn.models.hope import HopeCache
 from nestlearn.models.hope.decoding import DecodeStep, export_decode_step, states_of
+from nestlearn.models.hope.outputs import CACHE_NAME
 from tests.helpers import random_tokens, relative_error, tiny_model
 from tests.models.variants import Changes, over
 
@@ -112,4 +113,4 @@ def test_a_compiled_model_generates_the_same(changes: Changes) -> None:
     expected = model.generate(prompt, **settings)
     torch.compiler.reset()
     model.forward = torch.compile(model.forward, backend="aot_eager", dynamic=True)
-    assert torch.equal(expected, model.generate(prompt, past_key_values=HopeCache(), **settings))
+    assert torch.equal(expected, model.generate(prompt, **{CACHE_NAME: HopeCache()}, **settings))

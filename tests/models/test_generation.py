@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nestlearn.models.hope import HopeCache, NestedMemoryLayer
-from nestlearn.models.hope.outputs import cache_of
+from nestlearn.models.hope.outputs import CACHE_NAME, cache_of
 from tests.helpers import random_tokens, relative_error, state_tensors, tiny_model
 from tests.models.test_padding import padded, rows_of
 from tests.models.variants import FEW, Changes, over
@@ -92,7 +92,7 @@ def test_a_session_goes_on_from_its_cache(changes: Changes, monkeypatch: pytest.
     with torch.no_grad():
         model(tokens[:, :8], past_key_values=cache)
     seen = lengths(model, monkeypatch)
-    text = model.generate(tokens, past_key_values=cache, max_new_tokens=NEW, do_sample=False)
+    text = model.generate(tokens, **{CACHE_NAME: cache}, max_new_tokens=NEW, do_sample=False)
     assert torch.equal(expected, text)
     assert seen[0] == 4  # only what the session had not seen
     assert cache.seen_tokens == 12 + NEW - 1
@@ -175,7 +175,7 @@ def test_a_conversation_goes_on_with_new_tokens_only() -> None:
     text = random_tokens(1, 5)
     for turn in range(3):
         expected = model.generate(text, max_new_tokens=4, do_sample=False)
-        text = model.generate(text, past_key_values=cache, max_new_tokens=4, do_sample=False)
+        text = model.generate(text, **{CACHE_NAME: cache}, max_new_tokens=4, do_sample=False)
         assert torch.equal(expected, text)
         text = torch.cat([text, random_tokens(1, 3, seed=turn + 1)], dim=1)
     assert cache.seen_tokens == text.shape[1] - 4  # all but the last token that was made, and the new ones
@@ -188,7 +188,7 @@ def test_a_prompt_that_many_requests_share_is_read_once(monkeypatch: pytest.Monk
         whole = torch.cat([shared, request[None]], dim=1)
         expected = model.generate(whole, max_new_tokens=NEW, do_sample=False)
         for own in (cache.copy(), copy.deepcopy(cache)):
-            text = model.generate(whole, past_key_values=own, max_new_tokens=NEW, do_sample=False)
+            text = model.generate(whole, **{CACHE_NAME: own}, max_new_tokens=NEW, do_sample=False)
             assert torch.equal(expected, text)
     assert cache.seen_tokens == 20
 
@@ -245,4 +245,4 @@ def test_a_cache_of_another_kind_of_model_is_refused() -> None:
         tiny_model()(random_tokens(1, 3), past_key_values=cache)
     own = cache_of(tiny_model()(random_tokens(1, 3), use_cache=True))
     with pytest.raises(ValueError, match="no keys and values to append to"):
-        llama(random_tokens(1, 3), past_key_values=own)
+        llama(random_tokens(1, 3), **{CACHE_NAME: own})

@@ -116,7 +116,7 @@ def test_the_configuration_names_our_layers_and_is_saved_without_them() -> None:
 
 
 def test_a_loss_is_a_mean_for_the_trainer() -> None:
-    """Trainer divides losses by itself where a model takes ``num_items_in_batch``: ours says that it does not."""
+    """Trainer divides by itself where a model takes ``num_items_in_batch``: ours says that it does not."""
     model = tiny_model()
     assert model.accepts_loss_kwargs is False
     assert "num_items_in_batch" not in inspect.signature(model.forward).parameters
