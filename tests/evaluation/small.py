@@ -40,7 +40,7 @@ def one_by_one(model: Any, requests: Any) -> list[tuple[float, bool]]:
             inputs = torch.tensor([[*context, *continuation[:-1]]])
             logits = model(inputs).logits[0, len(context) - 1 :]
         targets = torch.tensor(continuation)
-        loss = F.cross_entropy(logits, targets, reduction="sum")
+        loss = F.cross_entropy(logits, targets, reduction="none").double().sum()
         found.append((-float(loss), bool((logits.argmax(-1) == targets).all())))
     return found
 
