@@ -187,7 +187,7 @@ def test_alternatives_start_from_one_snapshot_and_the_question_is_read() -> None
     same(expected, answers(lm, requests))
     assert lm._session.get_seq_length() == len(before)  # no answer among them
     reference = feed(model, before)
-    again = one_by_one(model, [(before + [9, 8], [7])])
+    again = one_by_one(model, [([*before, 9, 8], [7])])
     same(again, [tuple(r) for r in _scored(model, reference)])
     same(again, [tuple(r) for r in _scored(model, lm._session)])
 

@@ -15,23 +15,15 @@ from rich.table import Table
 from nestlearn.continual.documents import documents, encode
 from nestlearn.continual.files import read_files
 from nestlearn.continual.learner import Learner
-from nestlearn.evaluation.documents import TASKS
+from nestlearn.evaluation.documents import TASKS, task_names
 from nestlearn.evaluation.long_texts import Perplexity, measure, window
 from nestlearn.models.pretrained import load_pretrained
 from nestlearn.reporting.files import write_atomically
 
+#: Of what lm-eval reports, what is about the model and not about the machine.
+_KEPT = ("results", "groups", "configs", "versions", "n-shot", "n-samples", "higher_is_better", "config")
 #: Characters of the longest bar of the table.
 _BAR = 30
-
-
-def show_tasks() -> None:
-    """Name the tasks that come with us."""
-    print("\n".join(task_names()))
-
-
-def task_names() -> list[str]:
-    """Names of the tasks that come with us."""
-    return sorted(path.stem for path in TASKS.glob("nestlearn_*.yaml"))
 
 
 def run_evaluate(
@@ -67,8 +59,10 @@ def run_evaluate(
     manager = TaskManager(include_path=[str(TASKS), *([] if include is None else [str(include)])])
     unknown = [name for name in tasks if not manager.match_tasks([name])]
     if unknown or not tasks:
-        what = f"there is no task {', '.join(unknown)}" if unknown else "give --tasks"
-        raise ValueError(f"{what}; ours are {', '.join(task_names())}, lm-eval has more (lm-eval ls tasks)")
+        raise ValueError(
+            f"there is no task {', '.join(unknown) or 'without a name'}; ours are {', '.join(task_names())}, "
+            "and lm-eval names its own by: lm-eval ls tasks"
+        )
     kind = NestlearnStreamLM if stream else NestlearnLM
     try:
         found: dict[str, Any] = simple_evaluate(
@@ -83,7 +77,8 @@ def run_evaluate(
     except KeyboardInterrupt:
         Console(stderr=True).print("\nStopped; nothing was written.")
         raise typer.Exit(130) from None
-    for path, content in ((samples, found.pop("samples", None)), (result, found)):
+    figures = {key: found[key] for key in _KEPT if key in found}
+    for path, content in ((samples, found.get("samples")), (result, figures)):
         if path is not None:
             write_atomically(path, json.dumps(content, indent=1, default=handle_non_serializable) + "\n")
     print(make_table(found))
@@ -161,10 +156,11 @@ def _show(figures: Perplexity, result: Path | None) -> None:
         )
     Console().print(table)
     bits = figures.bits_per_byte
+    several = "" if figures.documents == 1 else "s"
     print(
-        f"{figures.total_tokens:,} tokens of {figures.documents} documents: perplexity "
+        f"{figures.total_tokens:,} tokens of {figures.documents} document{several}: perplexity "
         f"{figures.perplexity:.3f}" + ("" if bits is None else f", {bits:.4f} bits per byte")
     )
 
 
-__all__ = ["run_evaluate", "run_perplexity", "show_tasks", "task_names"]
+__all__ = ["run_evaluate", "run_perplexity"]

@@ -19,10 +19,19 @@ Memory = Annotated[
 ]
 
 
+def _listed(wanted: bool) -> None:
+    """Name our tasks and end, before anything else is asked for."""
+    if wanted:
+        from nestlearn.evaluation.documents import task_names  # noqa: PLC0415
+
+        typer.echo("\n".join(task_names()))
+        raise typer.Exit
+
+
 @evaluating.command()
 def evaluate(
     model: Model,
-    tasks: Annotated[str, typer.Option(help="Names of tasks, with commas; --list names ours.")] = "",
+    tasks: Annotated[str, typer.Option(help="Names of tasks, with commas; --list names ours.")],
     memory: Memory = None,
     stream: Annotated[
         bool,
@@ -43,21 +52,23 @@ def evaluate(
     samples: Annotated[
         Path | None, typer.Option(help="JSON file for every answer with its likelihoods.", dir_okay=False)
     ] = None,
-    show: Annotated[bool, typer.Option("--list", help="Name the tasks that come with us, and end.")] = False,
+    show: Annotated[
+        bool,
+        typer.Option(
+            "--list", help="Name the tasks that come with us, and end.", is_eager=True, callback=_listed
+        ),
+    ] = False,
 ) -> None:
     """Score a model on tasks of lm-eval: its own, ours, or yours.
 
-    Ours need no download from a hub where their sources are at hand: nestlearn_banking77, nestlearn_clinc150,
-    nestlearn_help_en and others, or all of them as nestlearn. The model starts every request afresh, unless
-    --stream is given.
+    Ours are made of texts from packages or a local folder, and need no hub; all of them together are named
+    nestlearn. The model starts every request afresh, unless --stream is given.
 
-    lm-eval's whole command line, with our models and tasks: python -m nestlearn.evaluation.
+    lm-eval's whole command line, with our models and tasks: python -m nestlearn.evaluation
     """
-    from nestlearn.cli.evaluate import run_evaluate, show_tasks  # noqa: PLC0415  (--help without torch)
+    del show  # _listed has seen to it
+    from nestlearn.cli.evaluate import run_evaluate  # noqa: PLC0415  (--help without torch)
 
-    if show:
-        show_tasks()
-        return
     run_evaluate(
         model=model, tasks=[name.strip() for name in tasks.split(",") if name.strip()], memory=memory,
         stream=stream, batch_size=batch_size, limit=limit, shots=shots, include=include, chat=chat,

@@ -21,6 +21,11 @@ TASKS = Path(__file__).with_name("tasks")
 PARAGRAPHS = 20
 
 
+def task_names() -> list[str]:
+    """Names of our tasks."""
+    return sorted(path.stem for path in TASKS.glob("nestlearn_*.yaml"))
+
+
 def banking77(**run: Any) -> Any:
     """Messages of a bank's customers, and 77 topics of which one is right.
 
@@ -103,4 +108,14 @@ def as_datasets(splits: Mapping[str, Sequence[dict[str, Any]]]) -> Any:
     return {split: Dataset.from_list(list(rows)) for split, rows in splits.items() if rows}
 
 
-__all__ = ["PARAGRAPHS", "TASKS", "as_datasets", "banking77", "clinc150", "office_help", "pages", "questions"]
+__all__ = [
+    "PARAGRAPHS",
+    "TASKS",
+    "as_datasets",
+    "banking77",
+    "clinc150",
+    "office_help",
+    "pages",
+    "questions",
+    "task_names",
+]
