@@ -56,12 +56,14 @@ def run_evaluate(
         raise ValueError(
             f"evaluation needs lm-eval ({error}): pip install 'nestlearn[evaluation]'"
         ) from error
-    manager = TaskManager(include_path=[str(TASKS), *([] if include is None else [str(include)])])
-    unknown = [name for name in tasks if not manager.match_tasks([name])]
-    if unknown or not tasks:
+    own = [str(TASKS), *([] if include is None else [str(include)])]
+    manager = TaskManager(include_path=own, include_defaults=False)
+    if _unknown(manager, tasks):
+        manager = TaskManager(include_path=own)  # lm-eval's thousands, which takes ten seconds
+    if unknown := _unknown(manager, tasks):
         raise ValueError(
-            f"there is no task {', '.join(unknown) or 'without a name'}; ours are {', '.join(task_names())}, "
-            "and lm-eval names its own by: lm-eval ls tasks"
+            f"there is no task {', '.join(unknown)}; ours are {', '.join(task_names())}, and lm-eval names "
+            "its own by: lm-eval ls tasks"
         )
     kind = NestlearnStreamLM if stream else NestlearnLM
     try:
@@ -82,6 +84,11 @@ def run_evaluate(
         if path is not None:
             write_atomically(path, json.dumps(content, indent=1, default=handle_non_serializable) + "\n")
     print(make_table(found))
+
+
+def _unknown(manager: Any, tasks: Sequence[str]) -> list[str]:
+    """Tasks that nobody knows; an empty name if there are none at all."""
+    return [name for name in tasks or [""] if not manager.match_tasks([name])]
 
 
 def run_perplexity(
@@ -115,7 +122,8 @@ def run_perplexity(
                     bar.update(line, completed=figures.total_tokens, loss=loss)
     except KeyboardInterrupt:
         Console(stderr=True).print(f"Stopped after {figures.total_tokens:,} of {total:,} tokens.")
-        _show(figures, result)
+        if figures.tokens:
+            _show(figures, result)
         raise typer.Exit(130) from None
     _show(figures, result)
 
