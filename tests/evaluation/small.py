@@ -25,10 +25,11 @@ REQUESTS = [
 
 
 def hope(seed: int = 0, **changes: Any) -> Any:
-    """A Hope for the tokenizer of characters, with sharp predictions."""
-    model = tiny_model(seed, vocab_size=len(CHARACTERS), bos_token_id=1, eos_token_id=2, **changes)
+    """A Hope for the tokenizer of characters, with sharp predictions that depend on what came before."""
+    settings = {"vocab_size": len(CHARACTERS), "bos_token_id": 1, "eos_token_id": 2, **changes}
+    model = tiny_model(seed, tie_word_embeddings=False, **settings)
     with torch.no_grad():
-        model.model.embed_tokens.weight.mul_(20)
+        model.lm_head.weight.mul_(6)
     return model
 
 

@@ -104,9 +104,9 @@ def test_neither_the_order_nor_the_requests_before_matter(make: Any) -> None:
     assert len(set(expected)) > 1
     order = list(range(len(requests)))
     random.Random(1).shuffle(order)
-    same([expected[i] for i in order], answers(lm, [requests[i] for i in order]), 1e-5)
+    same([expected[i] for i in order], answers(lm, [requests[i] for i in order]))
     for i, request in enumerate(requests):
-        same([expected[i]], answers(lm, [request]), 1e-5)
+        same([expected[i]], answers(lm, [request]))
 
 
 @pytest.mark.parametrize("make", [questions, rolling])
@@ -114,7 +114,7 @@ def test_the_batch_size_does_not_matter(make: Any) -> None:
     requests = make()
     expected = answers(ours(hope()), requests)
     for batch_size in (2, 3, 64):
-        same(expected, answers(ours(hope(), batch_size=batch_size), requests), 1e-5)
+        same(expected, answers(ours(hope(), batch_size=batch_size), requests))
 
 
 @pytest.mark.xfail(strict=False, reason="Hope takes no padding yet", raises=ValueError)
@@ -161,7 +161,7 @@ def test_a_memory_is_loaded_onto_its_base(tmp_path: Path) -> None:
     taught.save(tmp_path / "memory.safetensors")
     lm = NestlearnLM(in_folder(base, tmp_path / "base"), memory=tmp_path / "memory.safetensors", device="cpu")
     expected = answers(ours(taught.model), rolling())
-    same(expected, answers(lm, rolling()), 1e-6)
+    same(expected, answers(lm, rolling()))
     assert all(abs(a - b) > 1e-2 for a, b in zip(expected, answers(ours(base), rolling()), strict=True))
     other = in_folder(type(base)(base.config), tmp_path / "other")
     with pytest.raises(nl.continual.memory_file.MemoryFileError, match="was learned on"):
@@ -170,10 +170,11 @@ def test_a_memory_is_loaded_onto_its_base(tmp_path: Path) -> None:
 
 def test_the_first_document_of_a_stream_is_as_usual() -> None:
     for requests in (questions(1), rolling(1), prompts(1)):
-        same(answers(ours(hope()), requests), answers(stream(hope()), requests), 1e-5)
+        same(answers(ours(hope()), requests), answers(stream(hope()), requests))
 
 
-def test_alternatives_start_from_one_snapshot_and_the_question_is_read() -> None:
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_alternatives_start_from_one_snapshot_and_the_question_is_read(batch_size: int) -> None:
     model, requests, end = hope(), questions(3), 2
     before: list[int] = []
     pairs = []
@@ -183,7 +184,7 @@ def test_alternatives_start_from_one_snapshot_and_the_question_is_read() -> None
         if request.idx == len(CHOICES) - 1:
             before = [*before, *context, end]
     expected = one_by_one(model, pairs)
-    lm = stream(model)
+    lm = stream(model, batch_size=batch_size)
     same(expected, answers(lm, requests))
     assert lm._session.get_seq_length() == len(before)  # no answer among them
     reference = feed(model, before)
@@ -202,7 +203,7 @@ def test_the_order_of_alternatives_does_not_matter_in_a_stream_but_that_of_docum
     expected = answers(stream(hope()), requests)
     turned = [request for group in by_document for request in group[::-1]]
     found = answers(stream(hope()), turned)
-    same(expected, [answer for i in range(0, 12, 4) for answer in found[i : i + 4][::-1]], 1e-5)
+    same(expected, [answer for i in range(0, 12, 4) for answer in found[i : i + 4][::-1]])
     backwards = answers(stream(hope()), [request for group in by_document[::-1] for request in group])
     assert abs(backwards[0][0] - expected[8][0]) > 1e-3
 
@@ -232,12 +233,13 @@ def test_texts_are_read_one_after_the_other() -> None:
     same([log for log, _ in one_by_one(model, pairs)], answers(lm, requests))
     assert lm._session.get_seq_length() == len(tokens)
     lm.reset()
-    same(answers(ours(model), requests[2:]), answers(lm, requests[2:]), 1e-5)
+    same(answers(ours(model), requests[2:]), answers(lm, requests[2:]))
 
 
 def test_prompts_are_read_and_what_is_written_is_not() -> None:
     model, requests, before = hope(), prompts(3), []
     lm = stream(model)
+    assert answers(ours(model), requests) != answers(stream(model), requests)  # the memory matters
     for request, got in zip(requests, answers(lm, requests), strict=True):
         before += ids(request.args[0])
         prompt = torch.tensor([before])

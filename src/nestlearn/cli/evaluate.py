@@ -68,7 +68,7 @@ def run_evaluate(
     kind = NestlearnStreamLM if stream else NestlearnLM
     try:
         found: dict[str, Any] = simple_evaluate(
-            model=kind(model, memory=memory, batch_size=1 if stream else batch_size),
+            model=kind(model, memory=memory, batch_size=batch_size),
             tasks=manager.match_tasks(list(tasks)),
             num_fewshot=shots,
             limit=limit,
