@@ -39,6 +39,8 @@ def load_pretrained(
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415  (seconds to import)
 
+    import nestlearn.models.hope  # noqa: F401, PLC0415  (its classes are known by name then)
+
     place = str(smollm2(cache_dir)) if str(name) == "smollm2" else str(name)
     try:
         model = AutoModelForCausalLM.from_pretrained(place, dtype=dtype or "auto")
