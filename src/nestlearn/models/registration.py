@@ -1,7 +1,7 @@
 """Hope is known to transformers as soon as both are imported, in either order.
 
-Registration needs transformers, which takes seconds to import; ``import nestlearn`` must not. So it waits until
-somebody else imports transformers.
+Registration needs transformers, which takes seconds to import; ``import nestlearn`` must not. So it waits
+until somebody else imports transformers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _HOPE = "nestlearn.models.hope"
 
 
 def register_with_transformers() -> None:
-    """Register Hope with transformers' Auto classes: now if transformers is imported, else when it will be."""
+    """Register Hope with transformers' Auto classes: at once if transformers is there, else when it comes."""
     if "transformers" in sys.modules:
         _register()
     elif not any(isinstance(finder, _AfterTransformers) for finder in sys.meta_path):

@@ -15,8 +15,8 @@ from nestlearn.models.hope.modeling import HopeModel, HopePreTrainedModel
 class HopeForSequenceClassification(HopePreTrainedModel):
     """Hope with a linear head on the last token of every sequence.
 
-    The number of labels and their names are ``config.num_labels`` and ``config.id2label``. What is learned from
-    ``labels`` is ``config.problem_type``; where it is None, the first labels decide: one output is a
+    The number of labels and their names are ``config.num_labels`` and ``config.id2label``. How ``labels`` are
+    read is ``config.problem_type``; where it is None, the first labels decide and it is set: one output is a
     regression, integers are one label of several, other numbers are independent labels.
 
     Args:
@@ -97,7 +97,8 @@ class HopeForSequenceClassification(HopePreTrainedModel):
         empty = ~real.any(dim=1)
         if bool(empty.any()):
             raise ValueError(
-                f"sequence {int(empty.nonzero()[0])} of the batch is all padding: a label needs at least one token"
+                f"sequence {int(empty.nonzero()[0])} of the batch is all padding: a label needs at least one "
+                "token"
             )
         columns = torch.arange(length, device=real.device)
         return (columns * real).argmax(dim=1).to(hidden.device)
