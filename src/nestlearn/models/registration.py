@@ -10,7 +10,7 @@ import importlib
 import importlib.util
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -22,8 +22,8 @@ def register_with_transformers() -> None:
     """Register Hope with transformers' Auto classes: at once if transformers is there, else when it comes."""
     if "transformers" in sys.modules:
         _register()
-    elif not any(isinstance(finder, _AfterTransformers) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _AfterTransformers())
+    else:
+        sys.meta_path.insert(0, AfterImport("transformers", _register))
 
 
 def _register() -> None:
@@ -34,17 +34,22 @@ def _register() -> None:
         warnings.warn(f"Hope is not registered with transformers: {error}", RuntimeWarning, stacklevel=2)
 
 
-class _AfterTransformers(MetaPathFinder):
-    """Finds transformers where others find it, and registers Hope once it is imported."""
+class AfterImport(MetaPathFinder):
+    """Calls a function once a module has been imported, and leaves ``sys.meta_path`` then.
 
-    def __init__(self) -> None:
-        self._asking = False
+    Args:
+        module: Name of a module that is not imported yet.
+        function: What to call.
+    """
+
+    def __init__(self, module: str, function: Callable[[], None]) -> None:
+        self._module, self._function, self._asking = module, function, False
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """The spec that the other finders give, with a loader that registers Hope afterwards."""
-        if fullname != "transformers" or self._asking:
+        """The spec that the other finders give, with a loader that calls the function afterwards."""
+        if fullname != self._module or self._asking:
             return None
         self._asking = True
         try:
@@ -63,9 +68,9 @@ class _AfterTransformers(MetaPathFinder):
             run(module)
             if self in sys.meta_path:
                 sys.meta_path.remove(self)
-                _register()
+                self._function()
 
         loader.exec_module = exec_module  # type: ignore[attr-defined]
 
 
-__all__ = ["register_with_transformers"]
+__all__ = ["AfterImport", "register_with_transformers"]
