@@ -77,13 +77,14 @@ def _relative(module: str, names: list[ast.alias]) -> tuple[list[str], list[str]
     by_module: dict[str, list[str]] = {}
     for alias in names:
         target, name = _defined(module, alias.name)
+        bound = alias.asname or alias.name
         parts = by_module.setdefault(target, [])
         if name is None:
             # transformers copies what is imported by name, and overlooks the import of a whole module.
             parts.append("__name__ as _")
-            statements.append(f"from . import {flat_name(target)} as {alias.asname or alias.name}")
+            statements.append(f"from . import {flat_name(target)} as {bound}")
         else:
-            parts.append(name if alias.asname in (None, name) else f"{name} as {alias.asname}")
+            parts.append(name if name == bound else f"{name} as {bound}")
     named = [f"from .{flat_name(target)} import {', '.join(parts)}" for target, parts in by_module.items()]
     return named + statements, list(by_module)
 
