@@ -17,12 +17,19 @@ from typing import TYPE_CHECKING, Any
 
 from nestlearn import levels, memory, optim
 from nestlearn.levels import Clock, Level, NestedSystem, inspect
+from nestlearn.models.registration import register_with_transformers
 
 if TYPE_CHECKING:
     from nestlearn import continual, layers, models, observing, reporting, retrofitting, streams, training
     from nestlearn.continual.learner import Learner
     from nestlearn.continual.methods import Rehearsal
-    from nestlearn.models.hope import HopeCache, HopeConfig, HopeForCausalLM, HopeModel
+    from nestlearn.models.hope import (
+        HopeCache,
+        HopeConfig,
+        HopeForCausalLM,
+        HopeForSequenceClassification,
+        HopeModel,
+    )
     from nestlearn.observing import observe, trace
     from nestlearn.retrofitting import NestedUnits, retrofit, undo_retrofit
 
@@ -33,6 +40,7 @@ _LAZY = {
     "HopeCache": "nestlearn.models.hope",
     "HopeConfig": "nestlearn.models.hope",
     "HopeForCausalLM": "nestlearn.models.hope",
+    "HopeForSequenceClassification": "nestlearn.models.hope",
     "HopeModel": "nestlearn.models.hope",
     "Learner": "nestlearn.continual.learner",
     "NestedUnits": "nestlearn.retrofitting",
@@ -62,6 +70,7 @@ __all__ = [
     "HopeCache",
     "HopeConfig",
     "HopeForCausalLM",
+    "HopeForSequenceClassification",
     "HopeModel",
     "Learner",
     "Level",
@@ -85,3 +94,5 @@ __all__ = [
     "training",
     "undo_retrofit",
 ]
+
+register_with_transformers()  # last: it may import what is above

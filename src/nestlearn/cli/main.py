@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from nestlearn.cli.evaluating import evaluating
+from nestlearn.cli.hub import hub
 from nestlearn.cli.looking import looking
 
 app = typer.Typer(
@@ -30,6 +31,7 @@ bench = typer.Typer(
 app.add_typer(bench, name="bench")
 app.add_typer(looking)
 app.add_typer(evaluating)
+app.add_typer(hub)
 
 
 @app.callback()
