@@ -52,6 +52,15 @@ def native(
         raise typer.Exit(2) from None
 
 
+Track = Annotated[
+    str,
+    typer.Option(
+        help="Where metrics go besides the run's folder: trackio, tensorboard, wandb, with commas; none; or "
+        "auto, which is trackio where it is installed."
+    ),
+]
+
+
 @app.command()
 def demo(
     quick: Annotated[
@@ -76,6 +85,7 @@ def demo(
     workers: Annotated[
         int | None, typer.Option(help="Models trained at a time, one thread each. [default: all]")
     ] = None,
+    track: Track = "auto",
 ) -> None:
     """Watch three models learn English, then French, then German, and see who still knows English.
 
@@ -95,6 +105,7 @@ def demo(
         resume=resume,
         data=data,
         workers=workers,
+        track=track,
     )
 
 
@@ -147,6 +158,7 @@ def learn(
             file_okay=False,
         ),
     ] = None,
+    track: Track = "auto",
 ) -> None:
     """Teach a pretrained model your text, keeping what it knew. Writes one small memory file.
 
@@ -159,7 +171,7 @@ def learn(
 
     run_learn(
         model=model, text=text, out=out, old=old or [], memory=memory, method=method, lr=lr, context=context,
-        batch_size=batch_size, resume=resume, run_dir=run_dir,
+        batch_size=batch_size, resume=resume, run_dir=run_dir, track=track,
     )  # fmt: skip
 
 
