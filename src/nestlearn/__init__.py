@@ -19,9 +19,20 @@ from nestlearn import levels, memory, optim
 from nestlearn.levels import Clock, Level, NestedSystem, inspect
 
 if TYPE_CHECKING:
-    from nestlearn import continual, layers, models, observing, reporting, retrofitting, streams, training
+    from nestlearn import (
+        continual,
+        converting,
+        layers,
+        models,
+        observing,
+        reporting,
+        retrofitting,
+        streams,
+        training,
+    )
     from nestlearn.continual.learner import Learner
     from nestlearn.continual.methods import Rehearsal
+    from nestlearn.converting import convert
     from nestlearn.models.hope import HopeCache, HopeConfig, HopeForCausalLM, HopeModel
     from nestlearn.observing import observe, trace
     from nestlearn.retrofitting import NestedUnits, retrofit, undo_retrofit
@@ -35,6 +46,7 @@ _LAZY = {
     "HopeForCausalLM": "nestlearn.models.hope",
     "HopeModel": "nestlearn.models.hope",
     "Learner": "nestlearn.continual.learner",
+    "convert": "nestlearn.converting",
     "NestedUnits": "nestlearn.retrofitting",
     "Rehearsal": "nestlearn.continual.methods",
     "observe": "nestlearn.observing",
@@ -42,7 +54,17 @@ _LAZY = {
     "trace": "nestlearn.observing",
     "undo_retrofit": "nestlearn.retrofitting",
 }
-_ROOMS = ("continual", "layers", "models", "observing", "reporting", "retrofitting", "streams", "training")
+_ROOMS = (
+    "continual",
+    "converting",
+    "layers",
+    "models",
+    "observing",
+    "reporting",
+    "retrofitting",
+    "streams",
+    "training",
+)
 
 
 def __getattr__(name: str) -> Any:
@@ -69,6 +91,8 @@ __all__ = [
     "NestedUnits",
     "Rehearsal",
     "continual",
+    "convert",
+    "converting",
     "inspect",
     "layers",
     "levels",

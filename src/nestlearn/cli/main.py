@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from nestlearn.cli.converting import converting
 from nestlearn.cli.looking import looking
 
 app = typer.Typer(
@@ -28,6 +29,7 @@ bench = typer.Typer(
 )
 app.add_typer(bench, name="bench")
 app.add_typer(looking)
+app.add_typer(converting)
 
 
 @app.callback()

@@ -21,6 +21,7 @@ from nestlearn.optim import Nested
 from nestlearn.streams import BatchSampler, TokenizedLanguage, bits_per_byte, evaluation_windows
 from nestlearn.training.checkpoint import CheckpointError, load_tree, save_tree
 from nestlearn.training.config import StreamConfig
+from nestlearn.training.weights import WEIGHTS, model_config, start_from
 
 Event = dict[str, Any]
 
@@ -247,9 +248,17 @@ class StreamTrainer:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Return to a saved point; training then goes on bit for bit.
 
+        A checkpoint of a model alone, as ``nestlearn convert`` writes it, is where the first step begins.
+
         Raises:
             CheckpointError: If the state comes from another configuration, naming what differs.
         """
+        if state.get("kind") == WEIGHTS:
+            try:
+                start_from(self.model, self.optimizer, state["model"])
+            except RuntimeError as error:
+                raise CheckpointError(f"the checkpoint belongs to another model: {error}") from error
+            return
         missing = [key for key in self.state_dict() if key not in state]
         if missing:
             raise CheckpointError(f"this is not a training checkpoint: it has no {', '.join(missing)}")
@@ -280,7 +289,8 @@ class StreamTrainer:
     def save(self) -> None:
         """Write ``checkpoint.safetensors`` in the run's folder, whole or not at all."""
         if self.run_dir is not None:
-            save_tree(self.run_dir / "checkpoint.safetensors", self.state_dict())
+            whose = {"config": model_config(self.model)}  # for nestlearn convert
+            save_tree(self.run_dir / "checkpoint.safetensors", {**self.state_dict(), **whose})
 
     def resume(self) -> bool:
         """Load the folder's checkpoint if there is one, and cut the log back to it.
