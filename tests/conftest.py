@@ -4,5 +4,5 @@ from __future__ import annotations
 
 import os
 
-# Runs of tests are not kept in the database of whoever runs them; tests of trackers choose their own.
+# Runs of tests do not go to the database of whoever starts them; tests of trackers choose for themselves.
 os.environ["NESTLEARN_TRACK"] = "none"

@@ -75,7 +75,8 @@ class Trackio:
         known = None
         if run.position is not None:
             known = SQLiteStorage.get_max_step_for_run(project, run.name, run_id=run.id)
-        self._known = -1 if known is None else int(known)
+        # Behind the point of a resume it has what comes again; at that point something may be new.
+        self._known = int(known) if known is not None and known > (run.position or 0) else -1
 
     def log(self, values: Mapping[str, float], position: int) -> None:
         """Queue the values for trackio's own thread; those that it had before a resume are left out."""
