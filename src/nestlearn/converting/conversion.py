@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
+import signal
+import threading
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -234,15 +236,34 @@ def _staged(target: Path, force: bool) -> Iterator[Path]:
     if target.exists() or target.is_symlink():
         _refuse_other_things(target, force)
     target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    scratch = target.parent / f".{target.name}.{uuid.uuid4().hex}"
+    draft = scratch / target.name
     try:
-        draft = scratch / target.name
+        scratch.mkdir()
         yield draft
         for file in [draft, *draft.rglob("*")] if draft.is_dir() else [draft]:
             _flush(file)
-        _move(draft, target, scratch / "before")
+        with _undisturbed():
+            _move(draft, target, scratch / "before")
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        with _undisturbed():
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Ctrl-C waits until the end."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if heard:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _move(draft: Path, target: Path, aside: Path) -> None:

@@ -140,9 +140,10 @@ def _shards(path: Path) -> dict[str, Tensor]:
     for file in dict.fromkeys(places.values()):
         if not (path / file).is_file():
             raise ValueError(f"{path} is not complete: {file} is missing")
-        tensors |= read_tensors(path / file)[0]
-    if different := set(places) ^ set(tensors):
-        raise ValueError(f"{path / INDEX} and its files differ in the tensor {min(different)}")
+        found, _ = read_tensors(path / file)
+        if different := set(found) ^ {name for name, place in places.items() if place == file}:
+            raise ValueError(f"{path / INDEX} and {file} differ in the tensor {min(different)}")
+        tensors |= found
     return tensors
 
 

@@ -256,7 +256,7 @@ class StreamTrainer:
         if state.get("kind") == WEIGHTS:
             try:
                 start_from(self.model, self.optimizer, state["model"])
-            except RuntimeError as error:
+            except ValueError as error:
                 raise CheckpointError(f"the checkpoint belongs to another model: {error}") from error
             return
         missing = [key for key in self.state_dict() if key not in state]

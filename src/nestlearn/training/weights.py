@@ -37,14 +37,18 @@ def start_from(model: nn.Module, optimizer: Nested, weights: Mapping[str, Tensor
         weights: As of the model's ``state_dict``.
 
     Raises:
-        RuntimeError: If they are another model's, as ``load_state_dict``.
+        ValueError: If they are another model's; nothing has changed then.
     """
+    own = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    for name in sorted({*own, *weights}):
+        if name not in own or name not in weights or weights[name].shape != own[name]:
+            raise ValueError(f"{name} is not in both, or of another shape")
     model.load_state_dict(weights)
     state = optimizer.state_dict()
     groups = zip(optimizer.levels, optimizer.param_groups, strict=True)
-    own = {level.name: [p.detach().clone() for p in group["params"]] for level, group in groups}
+    start = {level.name: [p.detach().clone() for p in group["params"]] for level, group in groups}
     # Levels that start anew do so from where they are now.
-    optimizer.load_state_dict({**state, "initial": {name: own[name] for name in state["initial"]}})
+    optimizer.load_state_dict({**state, "initial": {name: start[name] for name in state["initial"]}})
 
 
 __all__ = ["WEIGHTS", "model_config", "start_from"]
