@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from nestlearn.models.hope import HopeCache, HopeConfig, HopeForCausalLM, HopeModel
     from nestlearn.observing import observe, trace
     from nestlearn.retrofitting import NestedUnits, retrofit, undo_retrofit
+    from nestlearn.training.trainer import NestedCallback
 
 __version__ = "0.1.0"
 
@@ -35,6 +36,7 @@ _LAZY = {
     "HopeForCausalLM": "nestlearn.models.hope",
     "HopeModel": "nestlearn.models.hope",
     "Learner": "nestlearn.continual.learner",
+    "NestedCallback": "nestlearn.training.trainer",
     "NestedUnits": "nestlearn.retrofitting",
     "Rehearsal": "nestlearn.continual.methods",
     "observe": "nestlearn.observing",
@@ -65,6 +67,7 @@ __all__ = [
     "HopeModel",
     "Learner",
     "Level",
+    "NestedCallback",
     "NestedSystem",
     "NestedUnits",
     "Rehearsal",
