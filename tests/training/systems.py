@@ -12,8 +12,8 @@ import nestlearn as nl
 from tests.helpers import VOCABULARY, copy_tree, tiny_model
 
 LENGTH = 8
-#: A step is two sequences of eight tokens: updates at every step, every second, every sixth.
-PERIODS = (16, 32, 96)
+#: A step is two sequences of eight tokens: updates at every step, every second, every fourth.
+PERIODS = (16, 32, 64)
 
 
 class Rows(Dataset):  # type: ignore[type-arg]
