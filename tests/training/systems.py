@@ -63,8 +63,8 @@ def hope(**changes: Any) -> tuple[nn.Module, nl.optim.Nested]:
     return model, nl.optim.Nested(levels(3e-2), model)
 
 
-def llama() -> tuple[nn.Module, nl.optim.Nested]:
-    """A small retrofitted Llama with dropout, and its optimizer."""
+def llama(dropout: float = 0.1) -> tuple[nn.Module, nl.optim.Nested]:
+    """A small retrofitted Llama, and its optimizer."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
@@ -74,7 +74,7 @@ def llama() -> tuple[nn.Module, nl.optim.Nested]:
         intermediate_size=24,
         num_hidden_layers=2,
         num_attention_heads=2,
-        attention_dropout=0.1,
+        attention_dropout=dropout,
         bos_token_id=1,
         eos_token_id=2,
         pad_token_id=0,
