@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     )
     from nestlearn.observing import observe, trace
     from nestlearn.retrofitting import NestedUnits, retrofit, undo_retrofit
+    from nestlearn.training.trainer import NestedCallback
 
 __version__ = "0.1.0"
 
@@ -55,6 +56,7 @@ _LAZY = {
     "HopeModel": "nestlearn.models.hope",
     "Learner": "nestlearn.continual.learner",
     "convert": "nestlearn.converting",
+    "NestedCallback": "nestlearn.training.trainer",
     "NestedUnits": "nestlearn.retrofitting",
     "Rehearsal": "nestlearn.continual.methods",
     "observe": "nestlearn.observing",
@@ -96,6 +98,7 @@ __all__ = [
     "HopeModel",
     "Learner",
     "Level",
+    "NestedCallback",
     "NestedSystem",
     "NestedUnits",
     "Rehearsal",
