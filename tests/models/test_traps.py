@@ -92,7 +92,10 @@ def test_every_method_of_a_cache_works_on_ours() -> None:
         assert len(cache) == len(cache.layers)
         assert cache.is_compileable is False
         assert not any(cache.is_sliding)
-        assert cache.is_initialized in (False, length > 0)  # 5.4 asks layers, later versions whether to allocate
+        assert cache.is_initialized in (
+            False,
+            length > 0,
+        )  # 5.4 asks the layers
         assert "HopeCache" in repr(cache)
         if hasattr(cache, "get_max_length") and cache.layers:
             assert cache.get_max_length() == -1
