@@ -246,3 +246,13 @@ def test_a_cache_of_another_kind_of_model_is_refused() -> None:
     own = cache_of(tiny_model()(random_tokens(1, 3), use_cache=True))
     with pytest.raises(ValueError, match="no keys and values to append to"):
         llama(random_tokens(1, 3), **{CACHE_NAME: own})
+
+
+@over(FEW)
+def test_a_models_score_is_the_sum_of_its_log_probabilities(changes: Changes) -> None:
+    model, tokens = tiny_model(**changes), random_tokens(1, 12)[0].tolist()
+    with torch.no_grad():
+        logs = model(torch.tensor([tokens])).logits[0].log_softmax(-1)
+    expected = [sum(logs[t - 1, tokens[t]].item() for t in range(start, 12)) for start in (7, 9)]
+    scores = model.score([(tokens[:7], tokens[7:]), (tokens[:9], tokens[9:])])
+    assert [s.log_probability for s in scores] == pytest.approx(expected, rel=1e-5)

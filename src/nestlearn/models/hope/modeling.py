@@ -20,8 +20,10 @@ from nestlearn.models.hope.cache import HopeCache
 from nestlearn.models.hope.cache_layer import NestedMemoryLayer
 from nestlearn.models.hope.configuration import HopeConfig
 from nestlearn.models.hope.generation import HopeGeneration
+from nestlearn.models.hope.initialization import reset_missing
 from nestlearn.models.hope.inputs import columns_of, given_cache, layers_of, padding_of
 from nestlearn.models.hope.outputs import cache_of, with_cache
+from nestlearn.models.scoring import Likelihood, Request, log_likelihoods
 
 
 class HopePreTrainedModel(PreTrainedModel):
@@ -44,7 +46,7 @@ class HopePreTrainedModel(PreTrainedModel):
         elif isinstance(module, nn.RMSNorm):
             nn.init.ones_(module.weight)
         elif isinstance(module, Mixer | Softmax | CausalConvolution | ContinuumMemory):
-            module.reset_parameters()
+            reset_missing(module)
 
 
 class HopeModel(HopePreTrainedModel):
@@ -225,6 +227,23 @@ class HopeForCausalLM(HopePreTrainedModel, HopeGeneration, GenerationMixin):  # 
             CausalLMOutputWithPast, cache_of(out), loss=loss, logits=logits, hidden_states=out.hidden_states
         )
         return result if return_dict is not False else result.to_tuple()
+
+    def score(self, requests: Sequence[Request], **settings: Any) -> list[Likelihood]:
+        """How likely continuations are, given their contexts.
+
+        Args:
+            requests: Token ids of each context and of its continuation.
+            **settings: ``batch_size``, ``past_key_values`` (a session that every request goes on from) and
+                what else :func:`~nestlearn.models.scoring.log_likelihoods` takes.
+
+        Returns:
+            For each request the sum of the continuation's log-probabilities in nats, and whether greedy
+            decoding would give it.
+
+        Raises:
+            ValueError: For an empty context or continuation, and a cache of another model.
+        """
+        return log_likelihoods(self, requests, **settings)
 
     def assign_level(self, name: str, levels: Sequence[Level]) -> str:
         """The level that :class:`nestlearn.optim.Nested` puts a parameter into.
