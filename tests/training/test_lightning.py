@@ -64,7 +64,9 @@ def module(package: Any, model: nn.Module, optimizer: Any, accumulation: int) ->
     return Module()
 
 
-def fit(folder: Any, system: Any, accumulation: int = 1, name: str = "lightning.pytorch", **settings: Any) -> Any:
+def fit(
+    folder: Any, system: Any, accumulation: int = 1, name: str = "lightning.pytorch", **settings: Any
+) -> Any:
     """Train the system of two contexts, the second of which begins at step 11."""
     package = importlib.import_module(name)
     checkpoints = package.callbacks.ModelCheckpoint(

@@ -42,7 +42,11 @@ def trainer(folder: Path, model: nn.Module, optimizer: Any, accumulation: int = 
     data = Rows(two_contexts(20, 40))
     callbacks = [nl.NestedCallback()]
     return Trainer(
-        model, TrainingArguments(**arguments), train_dataset=data, optimizers=(optimizer, None), callbacks=callbacks
+        model,
+        TrainingArguments(**arguments),
+        train_dataset=data,
+        optimizers=(optimizer, None),
+        callbacks=callbacks,
     )
 
 
