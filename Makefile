@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY := PASSIVE
 OUT ?= out/demo
 JOBS ?= 2
 
-.PHONY: help demo quick test native lint types unit slow data bench peers long-stream seeds tune ablate tune-levels screenshots teach continual clean
+.PHONY: help demo quick test native lint types unit slow data bench peers compatibility long-stream seeds tune ablate tune-levels screenshots teach continual clean
 
 help:  ## What there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
@@ -73,6 +73,19 @@ $(PEERS)/.ready: $(READY) benchmarks/peers.txt
 peers: native $(PEERS)/.ready  ## Speed, memory and decoding beside other packages, installed into .venv-peers (an hour)
 	OMP_NUM_THREADS=1 $(PEERS)/bin/python -m benchmarks.peers --result results/peers.json
 
+# What the project has, a layered environment finds too; pip adds only what is listed, in other versions.
+.venv-%/.ready: constraints/transformers-%.txt $(READY)
+	@test -x .venv-$*/bin/pip || $(BIN)/python -m venv .venv-$*
+	@there=$$(.venv-$*/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
+	  here=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
+	  echo "import site; site.addsitedir('$$here')" > "$$there/project.pth"
+	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --ignore-installed -r $<
+	@touch $@
+
+compatibility: .venv-oldest/.ready .venv-newest/.ready native  ## Models under the oldest and the newest transformers (10 minutes)
+	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -n $(JOBS) -m "not slow" tests/models
+	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -n $(JOBS) -m "not slow" tests/models
+
 long-stream: native  ## A million tokens with gates at their ends: do memories stay bounded? (a quarter of an hour)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.long_stream
 
@@ -100,4 +113,4 @@ teach: data  ## A small model is taught two domains by every method, into result
 	$(BIN)/python -m recipes.teach
 
 clean:  ## Remove the environment and everything that was made
-	rm -rf $(VENV) $(PEERS) out dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) .venv-oldest .venv-newest out dist .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -200,7 +200,7 @@ def norm_ratio(model: HopeForCausalLM, cache: HopeCache) -> float:
     Over all layers, heads and memories; NaN or infinite if one of them is.
     """
     ratios = []
-    for mixer, state in zip(_mixers(model), cache.layers, strict=True):
+    for mixer, state in zip(_mixers(model), cache.states, strict=True):
         assert isinstance(state, MixerState)
         for initial, weight in zip(mixer.parameters_of_memory().weights, state.memory.weights, strict=True):
             start = initial.transpose(0, 1)  # [H, M, o, i]

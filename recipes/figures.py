@@ -103,6 +103,28 @@ def tuned_levels(content: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def evaluation(content: Mapping[str, Any]) -> str:
+    """The table of ``results/evaluate.json``."""
+    lines = [
+        f"{content['model']}, trained on English help pages only:",
+        "",
+        "| task | documents | requests | lm-eval's model | largest difference | result | CPU s |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for task, row in content["tasks"].items():
+        for name in ("nestlearn", "hf", "nestlearn-stream"):
+            own = row[name]
+            apart = (
+                f"{own['largest_difference']:.0e}" if "largest_difference" in own else "of another question"
+            )
+            result = f"{own['acc']:.2f} right" if "acc" in own else f"{own['bits_per_byte']:.3f} bits a byte"
+            lines.append(
+                f"| `{task}` | {row['documents']} | {row['requests']} | `{name}` | {apart} | {result} "
+                f"| {own['cpu_seconds']:.0f} |"
+            )
+    return "\n".join(lines)
+
+
 def _summary(render: Callable[[Mapping[str, Any]], str]) -> Callable[[Mapping[str, Any]], str]:
     return lambda content: render(content["summary"])
 
@@ -111,6 +133,7 @@ def _summary(render: Callable[[Mapping[str, Any]], str]) -> Callable[[Mapping[st
 FIGURES: tuple[tuple[str, str, str, Callable[[Mapping[str, Any]], str]], ...] = (
     ("docs/optimizers.md", "python -m benchmarks.optimizers", "optimizer_cost", optimizer_cost),
     ("docs/optimizers.md", "python -m recipes.optimizers", "optimizers", _summary(optimizer_tables)),
+    ("docs/evaluating.md", "python -m recipes.evaluate", "evaluate", evaluation),
     ("docs/inspecting.md", "python -m benchmarks.trace", "trace", trace_cost),
     ("docs/learner.md", "python -m benchmarks.learner", "learner_cost", learner_cost),
     ("docs/learner.md", "python -m recipes.teach", "teach", _summary(teaching_tables)),

@@ -70,7 +70,7 @@ def state_tensors(cache: Any) -> list[Tensor]:
     """All tensors of a cache (or of any nested tuples), in order."""
     if isinstance(cache, Tensor):
         return [cache]
-    return [t for part in getattr(cache, "layers", cache) for t in state_tensors(part)]
+    return [t for part in getattr(cache, "states", cache) for t in state_tensors(part)]
 
 
 def copy_tree(tree: Any) -> Any:

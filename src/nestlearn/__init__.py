@@ -20,9 +20,20 @@ from nestlearn.levels import Clock, Level, NestedSystem, inspect
 from nestlearn.models.registration import register_with_transformers
 
 if TYPE_CHECKING:
-    from nestlearn import continual, layers, models, observing, reporting, retrofitting, streams, training
+    from nestlearn import (
+        continual,
+        converting,
+        layers,
+        models,
+        observing,
+        reporting,
+        retrofitting,
+        streams,
+        training,
+    )
     from nestlearn.continual.learner import Learner
     from nestlearn.continual.methods import Rehearsal
+    from nestlearn.converting import convert
     from nestlearn.models.hope import (
         HopeCache,
         HopeConfig,
@@ -32,6 +43,7 @@ if TYPE_CHECKING:
     )
     from nestlearn.observing import observe, trace
     from nestlearn.retrofitting import NestedUnits, retrofit, undo_retrofit
+    from nestlearn.training.trainer import NestedCallback
 
 __version__ = "0.1.0"
 
@@ -43,6 +55,8 @@ _LAZY = {
     "HopeForSequenceClassification": "nestlearn.models.hope",
     "HopeModel": "nestlearn.models.hope",
     "Learner": "nestlearn.continual.learner",
+    "convert": "nestlearn.converting",
+    "NestedCallback": "nestlearn.training.trainer",
     "NestedUnits": "nestlearn.retrofitting",
     "Rehearsal": "nestlearn.continual.methods",
     "observe": "nestlearn.observing",
@@ -50,7 +64,17 @@ _LAZY = {
     "trace": "nestlearn.observing",
     "undo_retrofit": "nestlearn.retrofitting",
 }
-_ROOMS = ("continual", "layers", "models", "observing", "reporting", "retrofitting", "streams", "training")
+_ROOMS = (
+    "continual",
+    "converting",
+    "layers",
+    "models",
+    "observing",
+    "reporting",
+    "retrofitting",
+    "streams",
+    "training",
+)
 
 
 def __getattr__(name: str) -> Any:
@@ -74,10 +98,13 @@ __all__ = [
     "HopeModel",
     "Learner",
     "Level",
+    "NestedCallback",
     "NestedSystem",
     "NestedUnits",
     "Rehearsal",
     "continual",
+    "convert",
+    "converting",
     "inspect",
     "layers",
     "levels",

@@ -156,7 +156,8 @@ def test_a_refused_piece_leaves_the_session_as_it_was(changes: Changes) -> None:
     cache = after(model, random_tokens(2, 9))
     bits = copy_tree(state_tensors(cache))
     with pytest.raises(ValueError, match="attention_mask"):
-        model(random_tokens(2, 3), past_key_values=cache, attention_mask=torch.zeros(2, 12))
+        mask = torch.tensor([[1, 1, 1], [1, 0, 1]])
+        model(random_tokens(2, 3), past_key_values=cache, attention_mask=mask)
     with pytest.raises(ValueError, match="non-empty"):
         model(random_tokens(2, 3)[:, :0], past_key_values=cache)
     assert cache.seen_tokens == 9

@@ -67,12 +67,18 @@ def test_a_mask_of_ones_changes_nothing(changes: Changes) -> None:
 
 
 @over(FEW)
-@pytest.mark.parametrize("place", [(0, 0), (1, 4), (1, 8)])
-def test_a_mask_that_hides_a_token_is_refused(changes: Changes, place: tuple[int, int]) -> None:
+@pytest.mark.parametrize("row", [0, 1])
+def test_a_mask_that_hides_a_token_between_others_is_refused(changes: Changes, row: int) -> None:
     mask = torch.ones(2, 9)
-    mask[place] = 0
-    with pytest.raises(ValueError, match="attention_mask hides tokens"):
+    mask[row, 4] = 0
+    with pytest.raises(ValueError, match=rf"attention_mask hides tokens between others in row {row}"):
         tiny_model(**changes)(random_tokens(2, 9), attention_mask=mask)
+
+
+@pytest.mark.parametrize("shape", [(2, 8), (3, 9), (2, 1, 9, 9), (9,)])
+def test_a_mask_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"attention_mask is .* expected \(2, 9 or more\)"):
+        tiny_model()(random_tokens(2, 9), attention_mask=torch.ones(shape))
 
 
 @over(FEW)

@@ -37,7 +37,7 @@ def test_a_long_stream_stays_bounded_in_constant_space(changes: Changes, kind: s
     cache, sizes = HopeCache(), set()
     for piece in stream(kind, 2400).split(400, dim=1):
         logits = model(piece, past_key_values=cache).logits
-        largest = max(w.abs().max().item() for layer in cache.layers for w in layer.memory.weights)
+        largest = max(w.abs().max().item() for layer in cache.states for w in layer.memory.weights)
         assert torch.isfinite(logits).all(), f"not finite after {cache.seen_tokens} tokens"
         assert largest < 1e3, f"a memory reached {largest} after {cache.seen_tokens} tokens"
         sizes.add(cache.num_bytes())
@@ -53,7 +53,7 @@ def test_a_stream_that_repeats_chunk_by_chunk_stays_bounded(changes: Changes, se
     model = tiny_model(seed, **changes, chunk_size=16)
     model.model.layers[0].mixer.gate_bias.copy_(torch.tensor([4.0, 8.0])[:, None, None].expand(2, 2, 1))
     _, cache = in_pieces(model, random_tokens(1, 16, seed).repeat(1, 96), 384)
-    largest = max(w.abs().max().item() for layer in cache.layers for w in layer.memory.weights)
+    largest = max(w.abs().max().item() for layer in cache.states for w in layer.memory.weights)
     assert largest < 1e3
 
 

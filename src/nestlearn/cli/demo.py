@@ -29,6 +29,7 @@ def run_demo(
     resume: bool,
     data: Path | None,
     workers: int | None,
+    track: str,
 ) -> None:
     """Run the comparison, print the retention table, write ``results.json`` and ``report.html``.
 
@@ -49,9 +50,11 @@ def run_demo(
     started = time.perf_counter()
     try:
         with _Display(console, comparison) as display:
-            results = compare(comparison, out, data_dir=data, workers=workers, on_message=display.show)
+            results = compare(
+                comparison, out, data_dir=data, workers=workers, on_message=display.show, track=track
+            )
     except KeyboardInterrupt:
-        command = _command(quick, comparison, steps, out, data)
+        command = _command(quick, comparison, steps, out, data, track)
         console.print(
             f"\nStopped; every model under way has saved a checkpoint. Go on with: {command}",
             soft_wrap=True,
@@ -75,12 +78,15 @@ def _check_extras() -> None:
         raise ValueError(f"the demo needs {', '.join(missing)}: pip install 'nestlearn[all]'")
 
 
-def _command(quick: bool, comparison: Comparison, steps: int | None, out: Path, data: Path | None) -> str:
+def _command(
+    quick: bool, comparison: Comparison, steps: int | None, out: Path, data: Path | None, track: str
+) -> str:
     """The command that resumes this demo, with every option that differs from its default."""
     words = [sys.executable, "-m", "nestlearn.cli.main", "demo", *(["--quick"] if quick else [])]
     words += ["--languages", ",".join(comparison.languages), "--seed", str(comparison.seed)]
     words += [] if steps is None else ["--steps", str(steps)]
     words += [] if data is None else ["--data", str(data)]
+    words += [] if track == "auto" else ["--track", track]
     return shlex.join([*words, "--out", str(out), "--resume"])
 
 

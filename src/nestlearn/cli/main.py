@@ -12,7 +12,9 @@ from typing import Annotated
 
 import typer
 
+from nestlearn.cli.evaluating import evaluating
 from nestlearn.cli.hub import hub
+from nestlearn.cli.converting import converting
 from nestlearn.cli.looking import looking
 
 app = typer.Typer(
@@ -29,7 +31,9 @@ bench = typer.Typer(
 )
 app.add_typer(bench, name="bench")
 app.add_typer(looking)
+app.add_typer(evaluating)
 app.add_typer(hub)
+app.add_typer(converting)
 
 
 @app.callback()
@@ -52,6 +56,15 @@ def native(
     except RuntimeError as error:
         print(error, file=sys.stderr)
         raise typer.Exit(2) from None
+
+
+Track = Annotated[
+    str,
+    typer.Option(
+        help="Where metrics go besides the run's folder: trackio, tensorboard, wandb, with commas; none; or "
+        "auto, which is trackio where it is installed."
+    ),
+]
 
 
 @app.command()
@@ -78,6 +91,7 @@ def demo(
     workers: Annotated[
         int | None, typer.Option(help="Models trained at a time, one thread each. [default: all]")
     ] = None,
+    track: Track = "auto",
 ) -> None:
     """Watch three models learn English, then French, then German, and see who still knows English.
 
@@ -97,6 +111,7 @@ def demo(
         resume=resume,
         data=data,
         workers=workers,
+        track=track,
     )
 
 
@@ -149,6 +164,7 @@ def learn(
             file_okay=False,
         ),
     ] = None,
+    track: Track = "auto",
 ) -> None:
     """Teach a pretrained model your text, keeping what it knew. Writes one small memory file.
 
@@ -161,7 +177,7 @@ def learn(
 
     run_learn(
         model=model, text=text, out=out, old=old or [], memory=memory, method=method, lr=lr, context=context,
-        batch_size=batch_size, resume=resume, run_dir=run_dir,
+        batch_size=batch_size, resume=resume, run_dir=run_dir, track=track,
     )  # fmt: skip
 
 

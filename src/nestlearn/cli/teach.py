@@ -17,6 +17,7 @@ from nestlearn.continual.files import read_files
 from nestlearn.continual.learner import Learner
 from nestlearn.continual.methods import DEFAULT_REST, METHODS, Levels, Method, default_levels
 from nestlearn.models.pretrained import load_pretrained
+from nestlearn.observing import chosen_trackers
 from nestlearn.reporting.files import write_atomically
 from nestlearn.training import Interrupted
 
@@ -52,8 +53,10 @@ def run_learn(
     batch_size: int | None,
     resume: bool,
     run_dir: Path | None,
+    track: str,
 ) -> None:
     """See ``nestlearn learn --help``."""
+    chosen_trackers(track, run_dir)  # before a model is loaded
     console = Console(stderr=True)
     checkpoint = out.with_suffix(".resume.safetensors")
     if checkpoint.exists() and not resume:
@@ -81,7 +84,7 @@ def run_learn(
         f"{model} learns from {len(stream)} documents, method {learner.method.name}", highlight=False
     )
     try:
-        report = learner.learn(stream, checkpoint=checkpoint, run_dir=run_dir)
+        report = learner.learn(stream, checkpoint=checkpoint, run_dir=run_dir, track=track)
     except Interrupted as stopped:
         console.print(f"{stopped}; add --resume", highlight=False, markup=False)
         sys.exit(130)

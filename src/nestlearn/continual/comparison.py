@@ -18,6 +18,7 @@ import torch
 from nestlearn.continual.metrics import forgetting, matched_pairs
 from nestlearn.continual.run import execute
 from nestlearn.continual.strategies import Comparison
+from nestlearn.observing import Track, chosen_trackers
 from nestlearn.optim import NonFiniteGradientError
 from nestlearn.streams import load_or_train_tokenizer, load_parallel_help
 from nestlearn.training import CheckpointError, Interrupted
@@ -36,6 +37,7 @@ def compare(
     data_dir: Path | None = None,
     workers: int | None = None,
     on_message: Callable[[Message], None] | None = None,
+    track: Track = "auto",
 ) -> dict[str, Any]:
     """Run every strategy in a process with one thread, and gather the results.
 
@@ -47,23 +49,26 @@ def compare(
         data_dir: Folder with the corpus, if it should not be fetched.
         workers: Processes at a time; None for all runs at once, which keeps every processor busy to the end.
         on_message: Called here with ``{"run", "event", ...}`` for every step, evaluation and finished run.
+        track: Where metrics go besides the runs' folders, see :func:`nestlearn.observe`.
 
     Returns:
         The content of ``results.json``.
 
     Raises:
         DataError: If the corpus cannot be had.
-        ValueError: If ``out`` holds another comparison.
+        ValueError: If ``out`` holds another comparison, or for a tracker that is not known or not installed.
         RunFailed: If a run failed; the others were stopped and have their checkpoints.
         KeyboardInterrupt: After every run has saved its checkpoint.
     """
+    chosen_trackers(track, out)
     # Build corpus and tokenizer once, before several processes would.
     corpus = load_parallel_help(comparison.languages, data_dir=data_dir)
     load_or_train_tokenizer(corpus, comparison.languages, comparison.size.vocab_size)
     _claim(out, comparison)
     names = [strategy.name for strategy in comparison.strategies]
     limit = min(len(names), workers or len(names))
-    entries = _Pool(comparison, out, data_dir, on_message or (lambda _: None)).run(names, limit)
+    pool = _Pool(comparison, out, data_dir, track, on_message or (lambda _: None))
+    entries = pool.run(names, limit)
     results = assemble(comparison, entries, {"name": corpus.name, "checksum": corpus.checksum})
     _write_json(out / "results.json", results)
     return results
@@ -113,9 +118,15 @@ class _Pool:
     """Processes of the runs under way, and what they say."""
 
     def __init__(
-        self, comparison: Comparison, out: Path, data_dir: Path | None, on_message: Callable[[Message], None]
+        self,
+        comparison: Comparison,
+        out: Path,
+        data_dir: Path | None,
+        track: Track,
+        on_message: Callable[[Message], None],
     ) -> None:
         self.comparison, self.out, self.data_dir, self.on_message = comparison, out, data_dir, on_message
+        self.track = track
         self.context = multiprocessing.get_context("spawn")
         self.stop, self.messages = self.context.Event(), self.context.Queue()
         self.active: dict[str, Any] = {}
@@ -143,7 +154,15 @@ class _Pool:
     def _start(self, name: str) -> None:
         process = self.context.Process(
             target=_worker,
-            args=(self.comparison, name, self.out / name, self.data_dir, self.stop, self.messages),
+            args=(
+                self.comparison,
+                name,
+                self.out / name,
+                self.data_dir,
+                self.track,
+                self.stop,
+                self.messages,
+            ),
         )
         # A child is deaf to Ctrl-C from its first moment, also while it imports.
         heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -177,7 +196,13 @@ class _Pool:
 
 
 def _worker(
-    comparison: Comparison, name: str, run_dir: Path, data_dir: Path | None, stop: Any, messages: Any
+    comparison: Comparison,
+    name: str,
+    run_dir: Path,
+    data_dir: Path | None,
+    track: Track,
+    stop: Any,
+    messages: Any,
 ) -> None:
     """Body of a run's process: one thread. The parent asks it to stop; Ctrl-C does not reach it."""
     torch.set_num_threads(1)
@@ -193,6 +218,7 @@ def _worker(
                 data_dir=data_dir,
                 stop=stop,
                 on_event=lambda event: messages.put({"run": name, **event}),
+                track=track,
             )
             _write_json(finished, entry)
         messages.put({"run": name, "event": "done", "entry": entry})

@@ -16,6 +16,7 @@ from nestlearn.continual.memory_file import MemoryFileError, check_base, read_me
 from nestlearn.continual.methods import METHODS, Change, Levels, Method
 from nestlearn.continual.scoring import Score, score
 from nestlearn.levels import Level
+from nestlearn.observing import Track
 from nestlearn.retrofitting import own_samples, retrofit_of
 
 
@@ -105,6 +106,7 @@ class Learner:
         checkpoint_every: int = 50,
         run_dir: str | Path | None = None,
         progress: bool | None = None,
+        track: Track = "auto",
     ) -> Learned:
         """Learn from a stream, once and in order.
 
@@ -118,12 +120,14 @@ class Learner:
             checkpoint_every: Steps between two writes of it.
             run_dir: Folder for what the levels do, for ``nestlearn watch`` and ``nestlearn report``.
             progress: Whether to show a bar; by default where the output is a terminal.
+            track: Where that goes besides ``run_dir``, see :func:`nestlearn.observe`.
 
         Returns:
             What happened.
 
         Raises:
-            ValueError: For an empty stream, or one that holds no text. Nothing has changed then.
+            ValueError: For an empty stream, one that holds no text, or an unknown tracker. Nothing has
+                changed then.
             NonFiniteGradientError: If the loss is not finite; what was learned before it is there.
             Interrupted: After Ctrl-C.
         """
@@ -134,6 +138,7 @@ class Learner:
             checkpoint_every=checkpoint_every,
             run_dir=None if run_dir is None else Path(run_dir),
             progress=progress,
+            track=track,
         )
 
     def calibrate(self, old: Stream | None = None) -> None:

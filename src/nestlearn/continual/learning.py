@@ -16,7 +16,7 @@ from torch import Tensor
 
 from nestlearn.continual.documents import Stream, Windows
 from nestlearn.continual.methods import Method
-from nestlearn.observing import observe
+from nestlearn.observing import Track, chosen_trackers, observe
 from nestlearn.optim import NonFiniteGradientError
 from nestlearn.training import CheckpointError, Interrupted, load_tree, save_tree
 
@@ -63,10 +63,12 @@ def learn(
     checkpoint_every: int,
     run_dir: Path | None,
     progress: bool | None,
+    track: Track,
 ) -> Learned:
     """See :meth:`nestlearn.Learner.learn`."""
     if isinstance(checkpoint_every, bool) or not checkpoint_every >= 1:
         raise ValueError(f"checkpoint_every must be at least 1; got {checkpoint_every!r}")
+    chosen_trackers(track, run_dir)  # what is wrong with it is said before anything else
     windows, report = Windows(learner.tokenizer, learner.context, learner.batch_size), Learned()
     saved = _read(learner, checkpoint) if checkpoint is not None and checkpoint.exists() else None
     if saved is not None:
@@ -74,7 +76,7 @@ def learn(
     batches = windows.batches(stream)
     if saved is not None:  # only now: another stream has been refused, and nothing has changed
         _resume(learner, saved, report)
-    follower = _Follower(learner, run_dir, None if saved is None else saved.get("observer"))
+    follower = _Follower(learner, run_dir, track, None if saved is None else saved.get("observer"))
 
     def save() -> None:
         if checkpoint is not None:
@@ -124,12 +126,16 @@ class _Follower:
         ValueError: If the folder has another run, or the method has no optimizer to follow.
     """
 
-    def __init__(self, learner: Learner, run_dir: Path | None, state: dict[str, Any] | None) -> None:
+    def __init__(
+        self, learner: Learner, run_dir: Path | None, track: Track, state: dict[str, Any] | None
+    ) -> None:
         optimizer = getattr(learner.method, "optimizer", None)
         if run_dir is not None and optimizer is None:
             name = learner.method.name
             raise ValueError(f"method {name} has no optimizer that could be followed: leave out run_dir")
-        self.observer = None if run_dir is None else observe(learner.model, optimizer, run_dir, state=state)
+        self.observer = None
+        if run_dir is not None:
+            self.observer = observe(learner.model, optimizer, run_dir, state=state, track=track)
 
     def __enter__(self) -> None:
         if self.observer is not None:

@@ -17,7 +17,13 @@ class MemoryFileError(ValueError):
     """A memory file that cannot be used, with its name and the reason."""
 
 
-def save_memory(path: Path, method: Method, base: Identity, learner: Mapping[str, Any]) -> None:
+def save_memory(
+    path: Path,
+    method: Method,
+    base: Identity,
+    learner: Mapping[str, Any],
+    learned: Mapping[str, Any] | None = None,
+) -> None:
     """Write what a method has learned, and what it was learned on.
 
     Args:
@@ -25,6 +31,7 @@ def save_memory(path: Path, method: Method, base: Identity, learner: Mapping[str
         method: The method.
         base: The model that it was learned on.
         learner: Further settings, as JSON knows them.
+        learned: What :meth:`Method.learned` would return, where it is known.
     """
     tree = {
         "kind": KIND,
@@ -32,7 +39,7 @@ def save_memory(path: Path, method: Method, base: Identity, learner: Mapping[str
         "settings": method.settings,
         "base": {"name": base.name, "digest": base.digest},
         "learner": dict(learner),
-        "learned": method.learned(),
+        "learned": method.learned() if learned is None else dict(learned),
     }
     save_tree(path, tree)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from nestlearn.continual.strategies import Comparison, Strategy
+from nestlearn.observing import Track
 from nestlearn.optim import Nested
 from nestlearn.streams import load_or_train_tokenizer, load_parallel_help, token_bytes, tokenize
 from nestlearn.training import StreamTrainer
@@ -50,6 +51,7 @@ def prepare(
     *,
     data_dir: Path | None = None,
     on_event: Callable[[dict[str, Any]], None] | None = None,
+    track: Track = "auto",
 ) -> Setup:
     """Build model, optimizer and data of one run.
 
@@ -59,6 +61,7 @@ def prepare(
         run_dir: Folder for its metrics and checkpoint; None keeps them in memory.
         data_dir: Folder with the corpus, see :func:`nestlearn.streams.load_parallel_help`.
         on_event: Called with every step and evaluation.
+        track: Where metrics go besides the folder, see :func:`nestlearn.observe`.
 
     Raises:
         DataError: If the corpus cannot be had.
@@ -83,6 +86,7 @@ def prepare(
         split=comparison.split,
         on_event=on_event,
         diagnose=run_dir is not None,
+        track=track,
         identity={"run": asdict(strategy), "size": asdict(comparison.size), "corpus": corpus.checksum},
     )
     paragraphs = corpus.paragraphs[comparison.languages[0]][comparison.split]
@@ -97,6 +101,7 @@ def execute(
     data_dir: Path | None = None,
     stop: threading.Event | None = None,
     on_event: Callable[[dict[str, Any]], None] | None = None,
+    track: Track = "auto",
 ) -> dict[str, Any]:
     """Train one run to its end, from its checkpoint if there is one.
 
@@ -107,6 +112,7 @@ def execute(
         data_dir: Folder with the corpus.
         stop: When set, save and raise :class:`nestlearn.training.Interrupted`.
         on_event: Called with every step and evaluation.
+        track: Where metrics go besides the folder, see :func:`nestlearn.observe`.
 
     Returns:
         The run's entry in ``results.json``.
@@ -117,7 +123,7 @@ def execute(
         NonFiniteGradientError: If training diverges.
     """
     strategy = comparison.strategy(name)
-    setup = prepare(comparison, strategy, run_dir, data_dir=data_dir, on_event=on_event)
+    setup = prepare(comparison, strategy, run_dir, data_dir=data_dir, on_event=on_event, track=track)
     setup.trainer.resume()
     setup.trainer.run(stop=stop, after_stage=lambda stage: _sample(setup, comparison, stage))
     return _entry(setup, strategy)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nestlearn.layers.mixer import Mixer
 from nestlearn.layers.softmax import Softmax
-from nestlearn.layers.window import Window, attend_window
+from nestlearn.layers.window import Window, attend_window, empty_window
 from nestlearn.levels import Memory
 from nestlearn.levels.modules import attention_memory
 from nestlearn.memory import unit
@@ -19,14 +19,17 @@ class AttentionState(NamedTuple):
     """State of full attention between pieces of a sequence: it grows with every token.
 
     Attributes:
-        key: Rotated keys of all tokens so far, ``[B, H, P, e]``.
-        value: Their values, ``[B, H, P, e]``.
+        key: Keys of all tokens so far, turned by their positions in their samples, the newest last,
+            ``[B, H, P, e]``; zeros before the first token of a shorter sample.
+        value: Their values, of the same shape.
         tail: Last inputs of the convolution, ``[B, conv_size - 1, 3 d]``.
+        filled: How many of the P are tokens, ``[B]`` int64 on the CPU.
     """
 
     key: Tensor
     value: Tensor
     tail: Tensor
+    filled: Tensor
 
 
 class WindowState(NamedTuple):
@@ -117,7 +120,8 @@ class Attention(Mixer):
         if self.window is None:
             assert not isinstance(state, WindowState)
             y, key, value = self._full(*streams, state)
-            return self.finish(y, x), AttentionState(key, value, tail)
+            filled = torch.zeros(len(x), dtype=torch.long) if state is None else state.filled
+            return self.finish(y, x), AttentionState(key, value, tail, filled + x.shape[1])
         assert not isinstance(state, AttentionState)
         y, window = attend_window(self.softmax, streams, None if state is None else state.window, self.window)
         return self.finish(y, x), WindowState(window, tail)
@@ -126,14 +130,29 @@ class Attention(Mixer):
         self, key: Tensor, value: Tensor, query: Tensor, state: AttentionState | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Attention over all tokens so far: the result, and all keys and values."""
-        past, length = 0 if state is None else state.key.shape[2], key.shape[2]
-        query, key = self.softmax.scaled(query), self.softmax.turned(unit(key), past)
+        length, past = key.shape[2], 0 if state is None else state.key.shape[2]
+        # Samples of one length have positions in common.
+        alike = state is None or (not torch.compiler.is_compiling() and bool((state.filled == past).all()))
+        start = past if alike or state is None else state.filled
+        query, key = self.softmax.scaled(query), self.softmax.turned(unit(key), start)
         value = value.contiguous()  # a view would keep the queries alive with the session
         mask = None
         if state is not None:
             key, value = torch.cat([state.key, key], dim=2), torch.cat([state.value, value], dim=2)
-            mask = torch.ones(length, past + length, dtype=torch.bool, device=key.device).tril(past)
-        return self.softmax.attend(query, self.softmax.turned(query, past), key, value, mask), key, value
+            mask = torch.ones(length, past + length, dtype=torch.bool).tril(past)
+            if not alike:
+                there = torch.arange(past + length) >= past - state.filled[:, None, None]
+                mask = (mask & there)[:, None]
+            mask = mask.to(key.device)
+        return self.softmax.attend(query, self.softmax.turned(query, start), key, value, mask), key, value
+
+    def initial(self, x: Tensor) -> AttentionState | WindowState:
+        """The state before the first token of each sample of ``[B, T, d]``."""
+        (key, _, _), tail = self.beginning(x)
+        filled = torch.zeros(len(x), dtype=torch.long)
+        if self.window is None:
+            return AttentionState(key[:, :, :0], key[:, :, :0], tail, filled)
+        return WindowState(empty_window(key, self.window), tail)
 
     def _check(self, state: AttentionState, x: Tensor) -> None:
         heads = (x.shape[0], self.num_heads, x.shape[2] // self.num_heads)

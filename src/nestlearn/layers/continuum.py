@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nestlearn.layers.norm import RMSNorm
+
 
 class FeedForward(nn.Module):
     """One block of the system: SwiGLU behind a norm, without its residual (SPEC 6.17).
@@ -22,7 +24,7 @@ class FeedForward(nn.Module):
 
     def __init__(self, hidden_size: int, intermediate_size: int, eps: float = 1e-6) -> None:
         super().__init__()
-        self.norm = nn.RMSNorm(hidden_size, eps=eps)
+        self.norm = RMSNorm(hidden_size, eps=eps)
         self.gate_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
         self.up_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
         self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=False)

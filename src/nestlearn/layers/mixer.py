@@ -52,6 +52,11 @@ class Projections(nn.Module):
         key, value, query = (part.mT for part in columns.unbind(1))
         return (key, value, query), tail
 
+    def beginning(self, x: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+        """Streams of the first token of ``[B, T, d]``, for their types, and the tail before it."""
+        streams, tail = self.streams(x[:, :1], None)
+        return streams, torch.zeros_like(tail)
+
 
 class Mixer(Projections):
     """A sequence mixer: projections, something that mixes tokens, and the gated way back.
@@ -75,6 +80,10 @@ class Mixer(Projections):
 
     def reset_parameters(self) -> None:
         """Initial values of what is no submodule; nothing here."""
+
+    def initial(self, x: Tensor) -> tuple[Any, ...]:
+        """The state before the first token of each sample of ``[B, T, d]``: of ``state_type``."""
+        raise NotImplementedError
 
     def finish(self, y: Tensor, x: Tensor) -> Tensor:
         """Reads ``[B, H, T, e]`` gated by ``[B, T, d]`` (the input, as a rule) and projected back."""

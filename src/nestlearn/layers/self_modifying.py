@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from nestlearn.layers.description import described
 from nestlearn.layers.mixer import Mixer
+from nestlearn.layers.norm import RMSNorm
 from nestlearn.levels import Memory
 from nestlearn.memory import MemoryParameters, MemoryRule, MemoryState, Streams, chunk
+from nestlearn.memory.functional import initial_state
 
 #: Write scale of the projection memories at the start; see docs/decisions.md.
 _PROJECTION_WRITE_SCALE = 0.1
@@ -59,7 +61,7 @@ class MemoryMixer(Mixer):
         super().__init__(hidden_size, num_heads, conv_size)
         self.rule = rule
         width, memories, gates = hidden_size // num_heads, len(rule.names), len(rule.gate_names)
-        self.norm = nn.RMSNorm(width, eps=eps)
+        self.norm = RMSNorm(width, eps=eps)
         hidden = memory_expansion * width
         if rule.kind == "matrix":
             self.memory = nn.Parameter(torch.empty(memories, num_heads, width, width))
@@ -111,6 +113,10 @@ class MemoryMixer(Mixer):
             scale = torch.cat([torch.sigmoid(self.write_logit), scale[-1:]])
         norm = (self.inner_scale, self.inner_shift) if rule.inner_norm else None
         return MemoryParameters(weights, *gates, scale, norm)
+
+    def initial_memory(self, streams: tuple[Tensor, Tensor, Tensor]) -> MemoryState:
+        """The memories before the first token, for streams like ``[B, H, T, e]``."""
+        return initial_state(self.parameters_of_memory(), Streams(*streams), self.rule)
 
     def recall(
         self, streams: tuple[Tensor, Tensor, Tensor], state: MemoryState | None
@@ -172,6 +178,11 @@ class SelfModifyingTitans(MemoryMixer):
         streams, tail = self.streams(x, tail)
         reads, memory = self.recall(streams, memory)
         return self.finish(reads, x), MixerState(memory, tail)
+
+    def initial(self, x: Tensor) -> MixerState:
+        """The state before the first token of each sample of ``[B, T, d]``."""
+        streams, tail = self.beginning(x)
+        return MixerState(self.initial_memory(streams), tail)
 
 
 __all__ = ["MemoryMixer", "MixerState", "SelfModifyingTitans"]

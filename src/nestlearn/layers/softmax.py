@@ -54,8 +54,8 @@ class Softmax(nn.Module):
         """Unit queries times the inverse temperature, ``[B, H, T, e]``."""
         return unit(query) * self.sharpness * self.sharpness
 
-    def turned(self, x: Tensor, start: int) -> Tensor:
-        """Queries or keys ``[..., T, e]`` at the positions from ``start`` on."""
+    def turned(self, x: Tensor, start: int | Tensor) -> Tensor:
+        """Queries or keys ``[..., T, e]`` at positions from ``start`` on, of all samples or each ``[B]``."""
         return rotate(x, *rotary(start, x.shape[-2], x.shape[-1], self.rope_theta, x))
 
     def attend(

@@ -37,6 +37,19 @@ def tensors_of(state: object) -> list[Tensor]:
     return [tensor for part in cast(Sequence[object], state) for tensor in tensors_of(part)]
 
 
+def map_places(function: Callable[[Tensor], object], state: object) -> object:
+    """Apply a function to the tensor in every place of a state, as often as it stands there.
+
+    Args:
+        function: Called with one tensor; what it returns takes the tensor's place.
+        state: Nested (named) tuples of tensors.
+    """
+    if isinstance(state, Tensor):
+        return function(state)
+    parts = [map_places(function, part) for part in cast(Sequence[object], state)]
+    return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
+
+
 def _map(
     function: Callable[..., Tensor], nodes: Sequence[object], done: dict[tuple[int, ...], Tensor]
 ) -> object:
@@ -55,4 +68,4 @@ def _map(
     return type(first)(*parts) if hasattr(first, "_fields") else tuple(parts)
 
 
-__all__ = ["State", "map_state", "tensors_of"]
+__all__ = ["State", "map_places", "map_state", "tensors_of"]

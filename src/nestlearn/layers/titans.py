@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import ClassVar, NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from nestlearn.layers.mixer import Projections, joined
+from nestlearn.layers.norm import RMSNorm
 from nestlearn.layers.self_modifying import MemoryMixer
 from nestlearn.layers.softmax import Softmax
-from nestlearn.layers.window import Window, attend_window
+from nestlearn.layers.window import Window, attend_window, empty_window
 from nestlearn.levels import Memory
 from nestlearn.levels.modules import attention_memory
 from nestlearn.memory import MemoryRule, MemoryState
@@ -92,7 +93,7 @@ class Combination(MemoryMixer):
         if self.separate_projections:
             self.attention = Projections(hidden_size, num_heads, conv_size)
         if self.normed_attention:
-            self.attention_norm = nn.RMSNorm(width, eps=eps)
+            self.attention_norm = RMSNorm(width, eps=eps)
 
     def nested_memories(self) -> tuple[Memory, ...]:
         """The memory and the attention beside it, for :func:`nestlearn.inspect`."""
@@ -139,6 +140,11 @@ class MemoryAsGate(Combination):
         y, window = attend_window(self.softmax, streams, window, self.window)
         return self.finish(self.attention_norm(y), joined(reads)), GateState(memory, window, tail)
 
+    def initial(self, x: Tensor) -> GateState:
+        """The state before the first token of each sample of ``[B, T, d]``."""
+        streams, tail = self.beginning(x)
+        return GateState(self.initial_memory(streams), empty_window(streams[0], self.window), tail)
+
 
 class MemoryAsLayer(Combination):
     """Titans MAL: the memory's reads are what window attention looks at (Eq. 29 to 31).
@@ -172,6 +178,12 @@ class MemoryAsLayer(Combination):
         streams, attention_tail = self.attention.streams(joined(reads), attention_tail)
         y, window = attend_window(self.softmax, streams, window, self.window)
         return self.finish(y, x), LayeredState(memory, window, tail, attention_tail)
+
+    def initial(self, x: Tensor) -> LayeredState:
+        """The state before the first token of each sample of ``[B, T, d]``."""
+        streams, tail = self.beginning(x)
+        window = empty_window(streams[0], self.window)
+        return LayeredState(self.initial_memory(streams), window, tail, tail.clone())
 
 
 __all__ = ["WINDOW", "Combination", "GateState", "LayeredState", "MemoryAsGate", "MemoryAsLayer"]

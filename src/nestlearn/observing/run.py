@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nestlearn.levels import NestedSystem
+from nestlearn.observing.trackers import Track, Trackers
 
 FORMAT = "nestlearn-run-1"
 EVENTS, SYSTEM, RUN = "metrics.jsonl", "system.json", "run.json"
@@ -23,10 +24,18 @@ class RunFolder:
 
     Args:
         path: The folder; made if needed.
+        track: Where events go besides, see :func:`~nestlearn.observing.trackers.chosen_trackers`.
+
+    Attributes:
+        trackers: Those that are chosen.
+
+    Raises:
+        ValueError: For a tracker that is not known or not installed.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, track: Track = "none") -> None:
         self.path = Path(path)
+        self.trackers = Trackers(self.path, track)
         self._events: int | None = None
 
     def begin(self, system: NestedSystem, title: str, planned_tokens: int | None = None) -> None:
@@ -44,6 +53,7 @@ class RunFolder:
             file.write(json.dumps(event) + "\n")
         if self._events is not None:
             self._events += 1
+        self.trackers.write(event)
 
     def events(self) -> int:
         """How many events there are; the file is read the first time only."""

@@ -29,6 +29,12 @@ from nestlearn.levels import Level
 from nestlearn.optim.sites import find_sites, typical_sensitivity, wide
 
 
+def processes() -> int:
+    """Processes of torch's default group, among which data is divided; 1 without a group."""
+    there = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_world_size() if there else 1
+
+
 class KeyMemories:
     """The key memories of one consolidating level.
 
@@ -71,6 +77,19 @@ class KeyMemories:
         for handle in self._handles:
             handle.remove()
         self._handles = []
+
+    @torch.no_grad()
+    def average(self) -> None:
+        """Average what the pass has recorded over data-parallel processes, so that all filter alike.
+
+        To be called by all of them, after the backward pass and before the step; gradients are averaged by
+        whoever divides the data.
+        """
+        if (count := processes()) > 1:
+            for site in self.sites:
+                for key in sorted(site.fresh):
+                    torch.distributed.all_reduce(site.fresh[key])
+                    site.fresh[key] /= count
 
     @torch.no_grad()
     def refresh(self) -> None:

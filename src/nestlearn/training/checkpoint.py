@@ -35,7 +35,7 @@ def save_tree(path: Path, tree: Any) -> None:
     """
     tensors: dict[str, Tensor] = {}
     structure = json.dumps(_flatten(tree, tensors, ""))
-    metadata = {"format": FORMAT, "tree": structure, "sha256": _digest(structure, tensors)}
+    metadata = {"format": FORMAT, "tree": structure, "sha256": digest(structure, tensors)}
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(handle)
@@ -65,7 +65,7 @@ def load_tree(path: Path) -> Any:
         raise CheckpointError(
             f"{path} is damaged or not a checkpoint ({error}): delete it and start again"
         ) from error
-    if metadata.get("format") == FORMAT and metadata.get("sha256") != _digest(
+    if metadata.get("format") == FORMAT and metadata.get("sha256") != digest(
         metadata.get("tree", ""), tensors
     ):
         raise CheckpointError(f"{path} is damaged (its checksum is wrong): delete it and start again")
@@ -76,7 +76,7 @@ def load_tree(path: Path) -> Any:
     return _restore(json.loads(metadata["tree"]), tensors)
 
 
-def _digest(structure: str, tensors: dict[str, Tensor]) -> str:
+def digest(structure: str, tensors: dict[str, Tensor]) -> str:
     """SHA-256 of the tree and of every tensor's type, shape and bytes."""
     digest = hashlib.sha256(structure.encode())
     for name in sorted(tensors):

@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nestlearn.levels import inspect
-from nestlearn.observing import Diagnostics, RunFolder
+from nestlearn.observing import Diagnostics, RunFolder, Track, Trackers
 from nestlearn.observing.observer import diagnostic_events
 from nestlearn.optim import Nested
 from nestlearn.streams import BatchSampler, TokenizedLanguage, bits_per_byte, evaluation_windows
 from nestlearn.training.checkpoint import CheckpointError, load_tree, save_tree
 from nestlearn.training.config import StreamConfig
+from nestlearn.training.weights import WEIGHTS, model_config, start_from
 
 Event = dict[str, Any]
 
@@ -45,6 +46,7 @@ class StreamTrainer:
         diagnose: Whether to follow every level and record diagnostics and alarms
             (:class:`nestlearn.observing.Diagnostics`).
         identity: Whatever else must agree when a checkpoint is resumed (model configuration, levels).
+        track: Where metrics go besides ``metrics.jsonl``, see :func:`nestlearn.observe`.
 
     Attributes:
         step: Steps done.
@@ -55,7 +57,7 @@ class StreamTrainer:
         seconds: Wall-clock time of everything, over all sessions.
 
     Raises:
-        ValueError: If a stage's language has no data, or the split is unknown.
+        ValueError: If a stage's language has no data, the split is unknown, or a tracker is.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class StreamTrainer:
         on_event: Callable[[Event], None] | None = None,
         diagnose: bool = False,
         identity: Mapping[str, Any] | None = None,
+        track: Track = "auto",
     ) -> None:
         if split not in ("train", "validation", "test"):
             raise ValueError(f"split must be train, validation or test, got {split!r}")
@@ -107,6 +110,8 @@ class StreamTrainer:
         self.cpu_seconds = self.seconds = 0.0
         self.notes: dict[str, Any] = {}
         self._log: list[Event] = []
+        self._folder = None if run_dir is None else RunFolder(run_dir, track)
+        self._trackers = Trackers(None, track) if self._folder is None else self._folder.trackers
         self.diagnostics = Diagnostics(model, optimizer) if diagnose else None
 
     @property
@@ -134,34 +139,35 @@ class StreamTrainer:
         """
         end = self.config.total_steps if until is None else min(until, self.config.total_steps)
         started = time.perf_counter()
-        if self.step == 0 and not self.curve:
-            self._begin()
-            self._evaluate(stage=0)
-        while self.step < end:
-            self._train_step()
-            stage, inside = self.config.locate(self.step - 1)
-            last = inside + 1 == self.config.stages[stage].steps
-            if last or (inside + 1) % self.config.evaluate_every == 0:
-                self._evaluate(stage)
-            if last:
-                self.matrix.append([self.curve[-1]["bits_per_byte"][name] for name in self.languages])
-                if after_stage is not None:
-                    after_stage(stage)
-            now = time.perf_counter()
-            self.seconds, started = self.seconds + now - started, now
-            wanted = self.config.checkpoint_every and self.step % self.config.checkpoint_every == 0
-            if stop is not None and stop.is_set() and self.step < end:
-                self.save()
-                raise Interrupted(f"stopped after step {self.step}")
-            if wanted or self.step == end:
-                self.save()
+        with closing(self._trackers):
+            if self.step == 0 and not self.curve:
+                self._begin()
+                self._evaluate(stage=0)
+            while self.step < end:
+                self._train_step()
+                stage, inside = self.config.locate(self.step - 1)
+                last = inside + 1 == self.config.stages[stage].steps
+                if last or (inside + 1) % self.config.evaluate_every == 0:
+                    self._evaluate(stage)
+                if last:
+                    self.matrix.append([self.curve[-1]["bits_per_byte"][name] for name in self.languages])
+                    if after_stage is not None:
+                        after_stage(stage)
+                now = time.perf_counter()
+                self.seconds, started = self.seconds + now - started, now
+                wanted = self.config.checkpoint_every and self.step % self.config.checkpoint_every == 0
+                if stop is not None and stop.is_set() and self.step < end:
+                    self.save()
+                    raise Interrupted(f"stopped after step {self.step}")
+                if wanted or self.step == end:
+                    self.save()
 
     def _begin(self) -> None:
         """Write down what is trained, before the first step."""
-        if self.run_dir is not None:
+        if self._folder is not None:
             system = inspect(self.model, self.optimizer)
             planned = self.config.total_steps * self.config.tokens_per_step
-            RunFolder(self.run_dir).begin(system, self.run_dir.name, planned)
+            self._folder.begin(system, self._folder.path.name, planned)
 
     def _train_step(self) -> None:
         """One step: batch, loss, gradients, the levels that are due."""
@@ -215,10 +221,8 @@ class StreamTrainer:
 
     def _record(self, event: Event) -> None:
         self._log.append(event)
-        if self.run_dir is not None:
-            self.run_dir.mkdir(parents=True, exist_ok=True)
-            with (self.run_dir / "metrics.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(event) + "\n")
+        if self._folder is not None:
+            self._folder.write(event)
         if self.on_event is not None:
             self.on_event(event)
 
@@ -244,9 +248,17 @@ class StreamTrainer:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Return to a saved point; training then goes on bit for bit.
 
+        A checkpoint of a model alone, as ``nestlearn convert`` writes it, is where the first step begins.
+
         Raises:
             CheckpointError: If the state comes from another configuration, naming what differs.
         """
+        if state.get("kind") == WEIGHTS:
+            try:
+                start_from(self.model, self.optimizer, state["model"])
+            except ValueError as error:
+                raise CheckpointError(f"the checkpoint belongs to another model: {error}") from error
+            return
         missing = [key for key in self.state_dict() if key not in state]
         if missing:
             raise CheckpointError(f"this is not a training checkpoint: it has no {', '.join(missing)}")
@@ -272,11 +284,13 @@ class StreamTrainer:
         self.curve, self.matrix = list(state["curve"]), [list(row) for row in state["matrix"]]
         self.updates = {name: list(at) for name, at in state["updates"].items()}
         self.notes, self._log = dict(state["notes"]), json.loads(state["log"])
+        self._trackers.resume(self.tokens)
 
     def save(self) -> None:
         """Write ``checkpoint.safetensors`` in the run's folder, whole or not at all."""
         if self.run_dir is not None:
-            save_tree(self.run_dir / "checkpoint.safetensors", self.state_dict())
+            whose = {"config": model_config(self.model)}  # for nestlearn convert
+            save_tree(self.run_dir / "checkpoint.safetensors", {**self.state_dict(), **whose})
 
     def resume(self) -> bool:
         """Load the folder's checkpoint if there is one, and cut the log back to it.

@@ -3,6 +3,7 @@
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from nestlearn.models.hope.cache import HopeCache
+from nestlearn.models.hope.cache_layer import NestedMemoryLayer
 from nestlearn.models.hope.classification import HopeForSequenceClassification
 from nestlearn.models.hope.configuration import HopeConfig
 from nestlearn.models.hope.modeling import HopeForCausalLM, HopeModel
@@ -25,4 +26,5 @@ __all__ = [
     "HopeForCausalLM",
     "HopeForSequenceClassification",
     "HopeModel",
+    "NestedMemoryLayer",
 ]

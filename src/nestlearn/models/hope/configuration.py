@@ -90,7 +90,7 @@ class HopeConfig(PreTrainedConfig):
     """
 
     model_type = "nestlearn_hope"
-    keys_to_ignore_at_inference = ("past_key_values",)
+    keys_to_ignore_at_inference = ("past_key_values", "cache")
     attribute_map = {"num_attention_heads": "num_heads"}  # noqa: RUF012  (transformers reads it as a class field)
 
     vocab_size: int = 32000
@@ -170,6 +170,14 @@ class HopeConfig(PreTrainedConfig):
     def mixers(self) -> tuple[str, ...]:
         """The mixer of every layer."""
         return (self.mixer,) * self.num_hidden_layers if isinstance(self.mixer, str) else tuple(self.mixer)
+
+    @property
+    def layer_types(self) -> list[str]:
+        """What a cache holds for every layer: :class:`~nestlearn.models.hope.NestedMemoryLayer`."""
+        return ["nested_memory"] * self.num_hidden_layers
+
+    def validate_layer_type(self) -> None:
+        """Nothing: transformers knows its own layer types only."""
 
     def memory_rule(self, mixer: str | None = None) -> MemoryRule:
         """The rule by which the memories of one mixer are written.

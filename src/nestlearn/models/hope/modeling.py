@@ -1,4 +1,4 @@
-"""Hope: self-modifying Titans followed by a Continuum Memory System (Eq. 94 to 97)."""
+"""Hope as a model of transformers."""
 
 from __future__ import annotations
 
@@ -10,73 +10,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel
+from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
-from nestlearn.layers import (
-    Attention,
-    CausalConvolution,
-    ContinuumMemory,
-    MemoryAsContext,
-    MemoryAsGate,
-    MemoryAsLayer,
-    Mixer,
-    SelfModifyingTitans,
-    Softmax,
-)
+from nestlearn.layers import CausalConvolution, ContinuumMemory, LayerState, Mixer, Padding, RMSNorm, Softmax
 from nestlearn.levels import Level
-from nestlearn.models.hope.cache import HopeCache, LayerState
+from nestlearn.models.hope.block import HopeBlock
+from nestlearn.models.hope.cache import HopeCache
+from nestlearn.models.hope.cache_layer import NestedMemoryLayer
 from nestlearn.models.hope.configuration import HopeConfig
-
-_COMBINATIONS = {"titans_mac": MemoryAsContext, "titans_mag": MemoryAsGate, "titans_mal": MemoryAsLayer}
-
-
-def build_mixer(config: HopeConfig, mixer: str) -> Mixer:
-    """One layer's mixer, by its name."""
-    d, heads = config.hidden_size, config.num_heads
-    attention: dict[str, Any] = {
-        "window": config.window,
-        "persistent_tokens": config.persistent_tokens,
-        "rope_theta": config.rope_theta,
-    }
-    if mixer == "attention":
-        return Attention(d, heads, conv_size=config.conv_size, **attention)
-    memory: dict[str, Any] = {
-        "rule": config.memory_rule(mixer),
-        "memory_expansion": config.memory_expansion,
-        "conv_size": config.conv_size,
-        "eps": config.rms_norm_eps,
-    }
-    if mixer in _COMBINATIONS:
-        return _COMBINATIONS[mixer](d, heads, **memory, **attention)
-    return SelfModifyingTitans(d, heads, **memory)
-
-
-class HopeBlock(nn.Module):
-    """One layer: ``x + mixer(norm(x))``, then the Continuum Memory System.
-
-    Args:
-        config: The model's configuration.
-        mixer: Name of this layer's mixer.
-
-    Shapes: ``[B, T, d]`` in and out.
-    """
-
-    def __init__(self, config: HopeConfig, mixer: str) -> None:
-        super().__init__()
-        d = config.hidden_size
-        self.norm = nn.RMSNorm(d, eps=config.rms_norm_eps)
-        self.mixer = build_mixer(config, mixer)
-        self.cms = ContinuumMemory(d, config.cms_sizes(), config.cms_variant, config.rms_norm_eps)
-
-    def forward(self, x: Tensor, state: LayerState | None = None) -> tuple[Tensor, LayerState]:
-        """Map ``[B, T, d]`` to ``[B, T, d]`` and return the mixer's new state."""
-        x, state = self.mix(x, state)
-        return self.cms(x), state
-
-    def mix(self, x: Tensor, state: LayerState | None) -> tuple[Tensor, LayerState]:
-        """The first half: ``x + mixer(norm(x))`` and the mixer's new state."""
-        mixed, state = self.mixer(self.norm(x), state)
-        return x + mixed, state
+from nestlearn.models.hope.generation import HopeGeneration
+from nestlearn.models.hope.initialization import reset_missing
+from nestlearn.models.hope.inputs import columns_of, given_cache, layers_of, padding_of
+from nestlearn.models.hope.outputs import cache_of, with_cache
+from nestlearn.models.scoring import Likelihood, Request, log_likelihoods
 
 
 class HopePreTrainedModel(PreTrainedModel):
@@ -85,7 +32,8 @@ class HopePreTrainedModel(PreTrainedModel):
     config_class = HopeConfig
     base_model_prefix = "model"
     _no_split_modules = ("HopeBlock",)
-    _is_stateful = True  # a memory cannot be cropped, so assisted generation needs snapshots
+    _is_stateful = False  # a memory can be taken back: the cache remembers what it was
+    _skip_keys_device_placement = ("past_key_values", "cache")
     supports_gradient_checkpointing = True
 
     @torch.no_grad()
@@ -98,11 +46,7 @@ class HopePreTrainedModel(PreTrainedModel):
         elif isinstance(module, nn.RMSNorm):
             nn.init.ones_(module.weight)
         elif isinstance(module, Mixer | Softmax | CausalConvolution | ContinuumMemory):
-            module.reset_parameters()
-
-    @classmethod
-    def _supports_default_dynamic_cache(cls) -> bool:
-        return False
+            reset_missing(module)
 
 
 class HopeModel(HopePreTrainedModel):
@@ -116,7 +60,7 @@ class HopeModel(HopePreTrainedModel):
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(HopeBlock(config, mixer) for mixer in config.mixers)
-        self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.gradient_checkpointing = False
         self.post_init()
 
@@ -124,67 +68,88 @@ class HopeModel(HopePreTrainedModel):
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        past_key_values: HopeCache | None = None,
+        past_key_values: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
-    ) -> BaseModelOutputWithPast:
+    ) -> BaseModelOutputWithPast | tuple[Any, ...]:
         """Hidden states of a piece of a sequence.
 
         Args:
             input_ids: ``[B, T]``; or give ``inputs_embeds``.
-            attention_mask: ``[B, ...]``; must be all ones: padding is not supported, memories would learn it.
+            attention_mask: ``[B, T]``, or ``[B, all columns so far]``, of which the last T count: zero at
+                padding, left or right of each sequence. Padding is not read, and what is put out there means
+                nothing. None for no padding.
             past_key_values: Cache after the previous pieces; it is brought up to date in place.
             inputs_embeds: ``[B, T, d]`` instead of ``input_ids``.
             use_cache: Return a cache; by default the configuration's choice outside of training.
+            output_hidden_states: Return the stream before, between and after the blocks.
+            return_dict: False for a tuple.
+            cache: ``past_key_values`` by the name it has from transformers 5.24 on.
             **kwargs: Ignored arguments of transformers' generation.
 
         Returns:
-            ``last_hidden_state`` ``[B, T, d]`` and ``past_key_values``.
+            ``last_hidden_state`` ``[B, T, d]``, ``past_key_values`` and ``hidden_states``.
 
         Raises:
-            ValueError: If neither or both inputs are given, a sequence is empty, the mask hides a token, or
-                the cache belongs to another model or batch size.
+            ValueError: If neither or both inputs are given, a sequence is empty, the mask hides a token
+                between others, or the cache belongs to another model or batch size.
         """
         del kwargs
         x = self._embed(input_ids, inputs_embeds)
-        if attention_mask is not None and not bool(attention_mask.all()):
-            raise ValueError(
-                "attention_mask hides tokens, but a memory learns from every token it is given: "
-                "pass sequences of one length, or one sample at a time, without padding"
-            )
+        padding = padding_of(attention_mask, x)
+        cache = given_cache(past_key_values, cache)
         if use_cache is None:
-            use_cache = past_key_values is not None or (self.config.use_cache and not self.training)
-        cache = past_key_values
+            use_cache = cache is not None or (self.config.use_cache and not self.training)
         if cache is None and use_cache:
             cache = HopeCache()
-        states = self._states(cache)
-        after = []
-        for layer, state in zip(self.layers, states, strict=True):
-            if self.gradient_checkpointing and self.training:
-                # In halves: only one of them has its activations at a time.
-                block = cast(HopeBlock, layer)
-                x, new = self._gradient_checkpointing_func(block.mix, x, state)
-                x = self._gradient_checkpointing_func(block.cms, x)
-            else:
-                x, new = layer(x, state)
+        kept = [None] * len(self.layers) if cache is None else layers_of(cache, self._mixers(), x)
+        streams, after = [x], []
+        for block, layer in zip(self.layers, kept, strict=True):
+            x, new = self._block(cast(HopeBlock, block), layer, x, padding)
             after.append(new)
+            streams.append(x)
         if cache is not None:
-            cache.layers, cache.seen_tokens = after, cache.seen_tokens + x.shape[1]
-        return BaseModelOutputWithPast(last_hidden_state=self.norm(x), past_key_values=cache)
+            self._commit(cast(list[NestedMemoryLayer], kept), after, padding, cache)
+        x = self.norm(x)
+        shown = (*streams[:-1], x) if self._shows(output_hidden_states) else None
+        out = with_cache(BaseModelOutputWithPast, cache, last_hidden_state=x, hidden_states=shown)
+        return out if return_dict is not False else out.to_tuple()
 
-    def _states(self, cache: HopeCache | None) -> list[LayerState | None]:
-        """The cache's states, checked against this model; None for each layer at the start of a sequence."""
-        if cache is None or not cache.layers:
-            return [None] * len(self.layers)
-        found = [type(state).__name__ for state in cache.layers]
-        needed = [cast(HopeBlock, layer).mixer.state_type.__name__ for layer in self.layers]
-        if found != needed:
-            raise ValueError(
-                f"past_key_values has {len(found)} layers ({', '.join(found)}), this model {len(needed)} "
-                f"({', '.join(needed)}): a cache belongs to one model"
-            )
-        return list(cache.layers)
+    def _block(
+        self, block: HopeBlock, layer: NestedMemoryLayer | None, x: Tensor, padding: Padding | None
+    ) -> tuple[Tensor, tuple[Tensor, LayerState | None]]:
+        """One layer: its output, and what its cache takes."""
+        state, keep = None if layer is None else layer.state_on(x.device), layer is not None
+        if self.gradient_checkpointing and self.training:
+            # In halves: only one of them has its activations at a time.
+            x, read, new = self._gradient_checkpointing_func(block.mix, x, state, padding, keep)
+            return self._gradient_checkpointing_func(block.cms, x), (read, new)
+        x, read, new = block(x, state, padding, keep)
+        return x, (read, new)
+
+    def _commit(
+        self,
+        layers: list[NestedMemoryLayer],
+        after: list[tuple[Tensor, LayerState | None]],
+        padding: Padding | None,
+        cache: Cache,
+    ) -> None:
+        """All layers take their new states at once, when nothing can fail any more."""
+        for layer, mixer, (read, state) in zip(layers, self._mixers(), after, strict=True):
+            assert state is not None
+            layer.commit(mixer, read, padding, state)
+            if cache.offloading:
+                layer.offload()
+
+    def _mixers(self) -> list[Mixer]:
+        return [cast(HopeBlock, block).mixer for block in self.layers]
+
+    def _shows(self, hidden_states: bool | None) -> bool:
+        return bool(self.config.output_hidden_states if hidden_states is None else hidden_states)
 
     def _embed(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
         if (input_ids is None) == (inputs_embeds is None):
@@ -197,7 +162,7 @@ class HopeModel(HopePreTrainedModel):
         return x
 
 
-class HopeForCausalLM(HopePreTrainedModel, GenerationMixin):
+class HopeForCausalLM(HopePreTrainedModel, HopeGeneration, GenerationMixin):  # by name: transformers looks
     """Hope with a language-model head.
 
     Args:
@@ -217,43 +182,68 @@ class HopeForCausalLM(HopePreTrainedModel, GenerationMixin):
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        past_key_values: HopeCache | None = None,
+        past_key_values: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
-        logits_to_keep: int = 0,
+        logits_to_keep: int | Tensor = 0,
+        return_dict: bool | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
-    ) -> CausalLMOutputWithPast:
+    ) -> CausalLMOutputWithPast | tuple[Any, ...]:
         """Next-token logits, and the loss where labels are given.
 
         Args:
             input_ids: ``[B, T]``; or give ``inputs_embeds``.
-            attention_mask: ``[B, ...]``, all ones or None.
+            attention_mask: Zero at padding, left or right of each sequence; see :class:`HopeModel`.
             past_key_values: Cache after the previous pieces; it is brought up to date in place.
             inputs_embeds: ``[B, T, d]`` instead of ``input_ids``.
-            labels: ``[B, T]``, the same tokens as ``input_ids`` (they are shifted here); -100 is ignored.
+            labels: ``[B, T]``, the same tokens as ``input_ids`` (they are shifted here); -100 is ignored, and
+                so is what would be predicted at padding.
             use_cache: Return a cache.
-            logits_to_keep: Only the last so many positions; 0 for all.
-            **kwargs: Ignored arguments of transformers' generation.
+            logits_to_keep: Only the last so many positions, 0 for all; or the positions, int64 ``[N]``.
+            return_dict: False for a tuple.
+            cache: ``past_key_values`` by the name it has from transformers 5.24 on.
+            **kwargs: What :class:`HopeModel` takes besides.
 
         Returns:
             ``loss`` (mean negative log-likelihood in nats a token, or None), ``logits`` ``[B, T, vocab]``,
-            ``past_key_values``.
+            ``past_key_values``, ``hidden_states``.
 
         Raises:
             ValueError: For inputs that :class:`HopeModel` refuses, and labels of fewer than two tokens.
         """
         out = self.model(
-            input_ids, attention_mask, past_key_values, inputs_embeds, use_cache=use_cache, **kwargs
+            input_ids,
+            attention_mask,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            cache=given_cache(past_key_values, cache),
+            **kwargs,
         )
-        logits = self.lm_head(out.last_hidden_state[:, -logits_to_keep:])
-        loss = None
-        if labels is not None:
-            if labels.shape[1] < 2:
-                raise ValueError("labels of one token leave nothing to predict: give at least two tokens")
-            wide = torch.promote_types(logits.dtype, torch.float32)
-            loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).to(wide), labels[:, 1:].flatten())
-        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=out.past_key_values)
+        logits = self.lm_head(out.last_hidden_state[:, columns_of(logits_to_keep)])
+        loss = None if labels is None else _loss(logits, labels, attention_mask)
+        result = with_cache(
+            CausalLMOutputWithPast, cache_of(out), loss=loss, logits=logits, hidden_states=out.hidden_states
+        )
+        return result if return_dict is not False else result.to_tuple()
+
+    def score(self, requests: Sequence[Request], **settings: Any) -> list[Likelihood]:
+        """How likely continuations are, given their contexts.
+
+        Args:
+            requests: Token ids of each context and of its continuation.
+            **settings: ``batch_size``, ``past_key_values`` (a session that every request goes on from) and
+                what else :func:`~nestlearn.models.scoring.log_likelihoods` takes.
+
+        Returns:
+            For each request the sum of the continuation's log-probabilities in nats, and whether greedy
+            decoding would give it.
+
+        Raises:
+            ValueError: For an empty context or continuation, and a cache of another model.
+        """
+        return log_likelihoods(self, requests, **settings)
 
     def assign_level(self, name: str, levels: Sequence[Level]) -> str:
         """The level that :class:`nestlearn.optim.Nested` puts a parameter into.
@@ -284,4 +274,16 @@ class HopeForCausalLM(HopePreTrainedModel, GenerationMixin):
         )
 
 
-__all__ = ["HopeBlock", "HopeForCausalLM", "HopeModel", "HopePreTrainedModel"]
+def _loss(logits: Tensor, labels: Tensor, attention_mask: Tensor | None) -> Tensor:
+    if labels.shape[1] < 2:
+        raise ValueError("labels of one token leave nothing to predict: give at least two tokens")
+    following = labels[:, 1:]
+    if attention_mask is not None:
+        # Nothing is predicted at padding, not even the first token behind it.
+        seen = attention_mask[:, -labels.shape[1] : -1].to(labels.device) != 0
+        following = following.masked_fill(~seen, -100)
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1).to(wide), following.flatten())
+
+
+__all__ = ["HopeForCausalLM", "HopeModel", "HopePreTrainedModel"]

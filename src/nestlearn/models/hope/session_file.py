@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,17 +45,16 @@ _TYPES: dict[str, Any] = {
 }
 
 
-def save_session(path: Path, layers: Sequence[Any], seen_tokens: int | Sequence[int]) -> None:
+def save_session(path: Path, states: Sequence[Any], numbers: Mapping[str, Any]) -> None:
     """Write the states of all layers; the file appears whole or not at all.
 
     Args:
         path: File to write; its folder is made if needed.
-        layers: States, nested named tuples of tensors.
-        seen_tokens: Tokens that went through, of all samples or of each.
+        states: One state per layer, nested named tuples of tensors.
+        numbers: ``seen_tokens`` of all samples or of each, and ``columns``.
     """
     tensors: dict[str, Tensor] = {}
-    tree = [_flatten(layer, tensors, {}) for layer in layers]
-    content = json.dumps({"layers": tree, "seen_tokens": seen_tokens})
+    content = json.dumps(flatten_session(states, numbers, tensors))
     metadata = {"format": FORMAT, "session": content, "sha256": _digest(content, tensors)}
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -69,8 +68,8 @@ def save_session(path: Path, layers: Sequence[Any], seen_tokens: int | Sequence[
         Path(name).unlink(missing_ok=True)
 
 
-def load_session(path: Path) -> tuple[list[Any], int | list[int]]:
-    """Read what :func:`save_session` wrote, onto the CPU.
+def load_session(path: Path) -> tuple[list[Any], dict[str, Any]]:
+    """Read what :func:`save_session` wrote, onto the CPU: the states and the numbers.
 
     Raises:
         ValueError: If the file is missing, damaged, or no session of this library.
@@ -89,11 +88,36 @@ def load_session(path: Path) -> tuple[list[Any], int | list[int]]:
         )
     if metadata.get("sha256") != _digest(metadata.get("session", ""), tensors):
         raise ValueError(f"{path} is damaged: its checksum is wrong")
-    session = json.loads(metadata["session"])
+    return restore_session(json.loads(metadata["session"]), tensors, str(path))
+
+
+def flatten_session(
+    states: Sequence[Any], numbers: Mapping[str, Any], tensors: dict[str, Tensor]
+) -> dict[str, Any]:
+    """What JSON can hold of a session; its tensors go into ``tensors``, by name."""
+    return {"layers": [_flatten(state, tensors, {}) for state in states], **numbers}
+
+
+def restore_session(
+    content: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str
+) -> tuple[list[Any], dict[str, Any]]:
+    """The states and numbers that :func:`flatten_session` took apart.
+
+    Args:
+        content: What it returned.
+        tensors: The tensors that it named.
+        where: What to call the source in an error.
+
+    Raises:
+        ValueError: If they are of another version.
+    """
+    numbers = {name: value for name, value in content.items() if name != "layers"}
     try:
-        return [_restore(node, tensors) for node in session["layers"]], session["seen_tokens"]
+        states = [_restore(node, tensors) for node in content["layers"]]
+        numbers = {"seen_tokens": content["seen_tokens"], **numbers}
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{path} holds a session that this version cannot read ({error!r})") from error
+        raise ValueError(f"{where} holds a session that this version cannot read ({error!r})") from error
+    return states, numbers
 
 
 def _flatten(node: Any, tensors: dict[str, Tensor], names: dict[int, str]) -> Any:
@@ -107,7 +131,7 @@ def _flatten(node: Any, tensors: dict[str, Tensor], names: dict[int, str]) -> An
     return {"type": kind, "parts": [_flatten(part, tensors, names) for part in node]}
 
 
-def _restore(node: Any, tensors: dict[str, Tensor]) -> Any:
+def _restore(node: Any, tensors: Mapping[str, Tensor]) -> Any:
     if isinstance(node, str):
         return tensors[node]
     parts = [_restore(part, tensors) for part in node["parts"]]
