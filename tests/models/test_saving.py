@@ -115,7 +115,6 @@ def without(folder: Path, name: str) -> dict[str, torch.Tensor]:
 MIXER = "model.layers.0.mixer."
 
 
-@pytest.mark.xfail(strict=True, reason="HopePreTrainedModel does not call reset_missing yet")
 @pytest.mark.parametrize("name", ["memory_in", "gate_bias", "write_logit", "convolution.bias"])
 def test_a_missing_weight_is_drawn_and_the_others_stay(name: str, tmp_path: Path) -> None:
     moved().save_pretrained(tmp_path)

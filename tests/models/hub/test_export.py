@@ -52,6 +52,8 @@ with torch.no_grad():
         found[f"{place.name} next"] = model(more, past_key_values=cache).logits
         session = type(cache).load(folder / f"{place.name}.session")
         found[f"{place.name} session"] = model(more, past_key_values=session).logits
+        session.save(folder / f"{place.name}.back")
+        found[f"{place.name} later"] = model(more, past_key_values=session).logits
     model.save_pretrained(folder / "again")
     again = AutoModelForCausalLM.from_pretrained(folder / "again", trust_remote_code=True)
     found["again"] = again(tokens).logits
@@ -90,6 +92,7 @@ def expected(folder: Path) -> dict[str, Tensor]:
         found[f"{name} generated"] = model.generate(tokens, max_new_tokens=6, do_sample=False)
         found[f"{name} next"] = model(more, past_key_values=out.past_key_values).logits
         found[f"{name} session"] = found[f"{name} next"]
+        found[f"{name} later"] = model(more, past_key_values=out.past_key_values).logits
     hub.export(classifier(), folder / "labels")
     found |= {"again": model(tokens).logits, "body": model.model(tokens).last_hidden_state}
     found |= {"labels": classifier()(tokens).logits, "preset": torch.tensor([3])}
@@ -114,6 +117,10 @@ def test_it_computes_the_same_without_the_library(tmp_path: Path, monkeypatch: p
     found = load_file(tmp_path / "found.safetensors")
     assert set(found) == set(wanted)
     assert [name for name in wanted if not torch.equal(wanted[name], found[name])] == []
+    for number, changes in enumerate(MODELS):
+        session = nl.HopeCache.load(tmp_path / f"model_{number}.back")
+        home = tiny_model(seed=number, **changes)(random_tokens(2, 3, seed=1), past_key_values=session)
+        assert torch.equal(home.logits, wanted[f"model_{number} later"])
 
 
 @pytest.fixture
