@@ -50,7 +50,7 @@ def test_likelihoods_agree_and_are_written(little: None, tmp_path: Path) -> None
     for row in rows.values():
         assert row["nestlearn"]["largest_difference"] < recipe.TOLERANCE
         assert row["hf"]["largest_difference"] < 1e-2  # it sums in float32
-    assert content["model"].startswith("Hope, ")
+    assert content["model"].startswith("Hope of ")
     table = evaluation(content).splitlines()
     assert len(table) == 4 + 2 * 3
 
