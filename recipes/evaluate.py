@@ -152,7 +152,7 @@ def main(
     except KeyboardInterrupt:
         print("stopped; nothing was written", file=sys.stderr)
         raise typer.Exit(130) from None
-    named = f"Hope, {own.num_parameters():,} parameters, {steps} steps" if model is None else model
+    named = model or f"Hope of {own.num_parameters():,} parameters after {steps} steps on English help pages"
     content = {"model": named, "tolerance": TOLERANCE, "tasks": rows}
     write_atomically(result, json.dumps(content, indent=1) + "\n")
     print(json.dumps(rows, indent=1))

@@ -106,7 +106,7 @@ def tuned_levels(content: Mapping[str, Any]) -> str:
 def evaluation(content: Mapping[str, Any]) -> str:
     """The table of ``results/evaluate.json``."""
     lines = [
-        f"{content['model']}, trained on English help pages only:",
+        f"{content['model']}:",
         "",
         "| task | documents | requests | lm-eval's model | largest difference | result | CPU s |",
         "|---|---|---|---|---|---|---|",
@@ -114,9 +114,7 @@ def evaluation(content: Mapping[str, Any]) -> str:
     for task, row in content["tasks"].items():
         for name in ("nestlearn", "hf", "nestlearn-stream"):
             own = row[name]
-            apart = (
-                f"{own['largest_difference']:.0e}" if "largest_difference" in own else "of another question"
-            )
+            apart = f"{own['largest_difference']:.0e}" if "largest_difference" in own else "-"
             result = f"{own['acc']:.2f} right" if "acc" in own else f"{own['bits_per_byte']:.3f} bits a byte"
             lines.append(
                 f"| `{task}` | {row['documents']} | {row['requests']} | `{name}` | {apart} | {result} "

@@ -36,7 +36,6 @@ MODELS: dict[str, Callable[[], Any]] = {
     "tied": hard,
     "untied": lambda: hard(tie_word_embeddings=False),
     "bfloat16": lambda: hard(torch.bfloat16),
-    "llama": pretrained,
     "llama, tied": lambda: pretrained("llama, tied"),
     "gpt2, float16": lambda: pretrained("gpt2", torch.float16),
 }
@@ -191,7 +190,7 @@ def taught(folder: Path, model: Any, **settings: Any) -> nl.Learner:
     saved(folder / "base", model)
     base, _ = load_pretrained(folder / "base")
     teacher = learner(base, **settings)
-    teacher.learn(texts(3))
+    teacher.learn(texts(9 if settings.get("levels", ()) is None else 3))  # until every level was due
     teacher.save(folder / "memory.safetensors")
     return teacher
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 
 from nestlearn.models.hope import HopeCache
 from nestlearn.models.hope.decoding import DecodeStep, export_decode_step, states_of
-from nestlearn.models.hope.outputs import CACHE_NAME
 from tests.helpers import random_tokens, relative_error, tiny_model
 from tests.models.variants import Changes, over
 
@@ -104,13 +104,16 @@ def test_gradients_of_a_compiled_model() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::UserWarning")  # graph breaks at a cache's own bookkeeping
-@over([{"mixer": "gated_delta"}])
 @torch.no_grad()
-def test_a_compiled_model_generates_the_same(changes: Changes) -> None:
-    model, prompt = tiny_model(**changes), random_tokens(2, 7)
-    settings: dict[str, Any] = {"max_new_tokens": 6, "do_sample": False}
-    expected = model.generate(prompt, **settings)
+def test_one_graph_decodes_every_step() -> None:
+    model, tokens = tiny_model(mixer="gated_delta"), random_tokens(1, 14)
     torch.compiler.reset()
-    model.forward = torch.compile(model.forward, backend="aot_eager", dynamic=True)
-    assert torch.equal(expected, model.generate(prompt, **{CACHE_NAME: HopeCache()}, **settings))
+    step = DecodeStep(model)
+    counter = CompileCounter()
+    compiled = torch.compile(step, backend=counter, fullgraph=True)
+    states, logits = step.initial_states(), []
+    for token in tokens.split(1, dim=1):
+        one, states = compiled(token, states)
+        logits.append(one)
+    assert relative_error(model(tokens).logits, torch.stack(logits, dim=1)) < 1e-5
+    assert counter.frame_count == 1

@@ -11,7 +11,7 @@ from torch import Tensor
 from nestlearn.layers import Padding
 from nestlearn.models.hope import HopeCache
 from tests.helpers import difference, random_tokens, relative_error, state_tensors, tiny_model
-from tests.models.variants import ALL, FEW, SOME, Changes, over
+from tests.models.variants import ALL, EVERY, FEW, SOME, Changes, over
 
 LENGTHS = (9, 4, 17, 1, 9)
 WIDE = max(LENGTHS) + 2  # two columns that are padding everywhere
@@ -107,6 +107,23 @@ def test_gradients_are_those_of_the_rows_alone(changes: Changes, side: str) -> N
 
 
 @over([{}, {"mixer": "attention"}])
+def test_checkpointing_changes_no_gradient_of_padded_rows(changes: Changes) -> None:
+    tokens, mask = padded(rows_of((9, 4, 11)), "left", wide=12)
+    labels, gradients = tokens.masked_fill(mask == 0, -100), []
+    for checkpointing in (False, True):
+        model = tiny_model(**changes).train()
+        if checkpointing:
+            enable = (
+                getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+            )
+            enable()
+        model(tokens, attention_mask=mask, labels=labels).loss.backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters()})
+    for name, gradient in gradients[0].items():
+        assert relative_error(gradient, gradients[1][name]) < 1e-6, name
+
+
+@over([{}, {"mixer": "attention"}])
 def test_gradients_go_through_a_cache_of_padded_rows(changes: Changes) -> None:
     model, rows = tiny_model(**changes), rows_of((5, 3))
     tokens, mask = padded(rows, "left", wide=5)
@@ -117,7 +134,7 @@ def test_gradients_go_through_a_cache_of_padded_rows(changes: Changes) -> None:
         assert gradient[row].norm() > 0
 
 
-@over(FEW)
+@over(EVERY)
 @torch.no_grad()
 def test_greedy_generation_of_padded_prompts_equals_each_prompt_alone(changes: Changes) -> None:
     model, rows = tiny_model(**changes), rows_of()

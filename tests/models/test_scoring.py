@@ -46,7 +46,8 @@ def test_a_recurrent_model_of_transformers_has_all_in_one_pass(monkeypatch: pyte
         vocab_size=64, hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
         num_key_value_heads=1, head_dim=16, linear_num_key_heads=2, linear_num_value_heads=2,
         linear_key_head_dim=16, linear_value_head_dim=16, num_experts=2, num_experts_per_tok=1,
-        moe_intermediate_size=16, shared_expert_intermediate_size=16, layer_types=["linear_attention", "full_attention"],
+        moe_intermediate_size=16, shared_expert_intermediate_size=16,
+        layer_types=["linear_attention", "full_attention"],
     )  # fmt: skip
     model, caches, inner = Qwen3NextForCausalLM(config).eval(), [], scoring.forward
 

@@ -110,6 +110,8 @@ FEW: list[Changes] = [
     {"mixer": "attention"},
     {"mixer": ("self_modifying", "attention"), "cms_variant": "independent", "num_hidden_layers": 2},
 ]
+#: Every mixer, every mixture of them, and every kind of Continuum Memory System, once.
+EVERY: list[Changes] = [{"memory": "matrix"}, {"memory": "mlp"}, *BASELINE, *HYBRIDS, *CMS]
 assert {c["mixer"] for c in BASELINE} == {*BASELINES, *COMBINATIONS, "attention"}
 
 

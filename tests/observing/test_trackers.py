@@ -54,7 +54,6 @@ def recorders(monkeypatch: pytest.MonkeyPatch) -> list[Recorder]:
     """A tracker of the name ``recorder``; all that were opened."""
     monkeypatch.setattr(Recorder, "opened", [], raising=False)
     monkeypatch.setitem(BACKENDS, "recorder", Recorder)
-    monkeypatch.setattr(trackers, "_installed", lambda name: name != "absent")
     return Recorder.opened
 
 
@@ -88,7 +87,7 @@ def written(folder: Path) -> Points:
 def test_what_an_option_means(
     track: Any, variable: str | None, installed: bool, expected: Any, monkeypatch: Any, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(trackers, "_installed", lambda name: installed)
+    monkeypatch.setattr(trackers, "installed", lambda name: installed)
     monkeypatch.delenv("NESTLEARN_TRACK")
     if variable is not None:
         monkeypatch.setenv("NESTLEARN_TRACK", variable)
@@ -112,7 +111,7 @@ def test_what_an_option_means(
 def test_what_cannot_be_had_is_refused_with_a_remedy(
     track: Any, message: str, monkeypatch: Any, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(trackers, "_installed", lambda name: False)
+    monkeypatch.setattr(trackers, "installed", lambda name: False)
     with pytest.raises(ValueError, match=message):
         chosen_trackers(track, tmp_path)
 

@@ -15,8 +15,8 @@ import typer
 from recipes.figures import evaluation
 
 from nestlearn.evaluation import documents
-from nestlearn.models.scoring import Likelihood
 from recipes import evaluate as recipe
+from tests.evaluation.small import hope, tokenizer
 from tests.evaluation.test_tasks import corpus, intents
 
 
@@ -50,14 +50,21 @@ def test_likelihoods_agree_and_are_written(little: None, tmp_path: Path) -> None
     for row in rows.values():
         assert row["nestlearn"]["largest_difference"] < recipe.TOLERANCE
         assert row["hf"]["largest_difference"] < 1e-2  # it sums in float32
-    assert content["model"].startswith("Hope, ")
+    assert content["model"].startswith("Hope of ")
     table = evaluation(content).splitlines()
     assert len(table) == 4 + 2 * 3
 
 
-def test_a_difference_is_an_error(little: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recipe, "own_score", lambda lm, samples: [Likelihood(0.0, False)] * 15)
-    monkeypatch.setattr(recipe, "answered", lambda samples: [2e-4] * 15)
-    result = invoke("--steps", 1, "--limit", 5, "--result", tmp_path / "made.json")
+def test_a_difference_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    apart = {"task": {"nestlearn": {"largest_difference": 2e-4}}}
+    monkeypatch.setattr(recipe, "trained", lambda steps, console: (hope(), tokenizer()))
+    monkeypatch.setattr(recipe, "compared", lambda model, tokenizer, limit: apart)
+    result = invoke("--result", tmp_path / "made.json")
     assert result.exit_code == 1
     assert "likelihoods differ by 2.0e-04" in result.stderr
+
+
+def test_differences_are_the_largest() -> None:
+    samples = [{"resps": [[(-1.0, False)], [(-5.0, True)]]}, {"resps": [[-7.5]]}]
+    assert recipe.answered(samples) == [-1.0, -5.0, -7.5]
+    assert recipe._largest([-1.0, -5.5, -7.25], [-1.0, -5.0, -7.5]) == 0.5

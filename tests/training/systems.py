@@ -57,13 +57,15 @@ def levels(lr: float) -> list[nl.Level]:
     ]
 
 
-def hope(**changes: Any) -> tuple[nn.Module, nl.optim.Nested]:
+def hope(dtype: torch.dtype = torch.float32, **changes: Any) -> tuple[nn.Module, nl.optim.Nested]:
     """A tiny Hope from scratch, and its optimizer."""
-    model = tiny_model(cms_periods=PERIODS, **changes).train()
+    model = tiny_model(cms_periods=PERIODS, **changes).train().to(dtype)
     return model, nl.optim.Nested(levels(3e-2), model)
 
 
-def llama(dropout: float = 0.1) -> tuple[nn.Module, nl.optim.Nested]:
+def llama(
+    dtype: torch.dtype = torch.float32, dropout: float = 0.1
+) -> tuple[nn.Module, nl.optim.Nested]:
     """A small retrofitted Llama, and its optimizer."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -79,7 +81,7 @@ def llama(dropout: float = 0.1) -> tuple[nn.Module, nl.optim.Nested]:
         eos_token_id=2,
         pad_token_id=0,
     )
-    model = nl.retrofit(LlamaForCausalLM(config), levels(3e-2), rest="fast").train()
+    model = nl.retrofit(LlamaForCausalLM(config).to(dtype), levels(3e-2), rest="fast").train()
     return model, nl.NestedUnits(model)
 
 

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 import nestlearn as nl
 from nestlearn.training.lightning import NestedCallback
 from tests.helpers import difference
+from tests.pages import run_examples
 from tests.training.systems import everything, hope, llama, rows, two_contexts
 
 STEPS = 13
@@ -64,7 +65,9 @@ def module(package: Any, model: nn.Module, optimizer: Any, accumulation: int) ->
     return Module()
 
 
-def fit(folder: Any, system: Any, accumulation: int = 1, name: str = "lightning.pytorch", **settings: Any) -> Any:
+def fit(
+    folder: Any, system: Any, accumulation: int = 1, name: str = "lightning.pytorch", **settings: Any
+) -> Any:
     """Train the system of two contexts, the second of which begins at step 11."""
     package = importlib.import_module(name)
     checkpoints = package.callbacks.ModelCheckpoint(
@@ -106,3 +109,9 @@ def test_resumed_anywhere_in_a_period_is_uninterrupted(tmp_path, made, accumulat
         checkpoint = str(tmp_path / f"step={step}.ckpt")
         fit(tmp_path, (model, optimizer), accumulation, name, ckpt_path=checkpoint)
         assert difference(expected, everything(model, optimizer)) is None, f"resumed after step {step}"
+
+
+@pytest.mark.filterwarnings("default")
+def test_the_page_shows_what_its_code_does(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run_examples("lightning.md")

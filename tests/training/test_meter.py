@@ -147,7 +147,13 @@ def test_consolidated_needs_no_count():
     ("inputs", "tokens"),
     [
         ({"input_ids": torch.zeros(2, 5)}, 10),
-        ({"input_ids": torch.zeros(2, 5), "attention_mask": torch.tensor([[0, 1, 1, 1, 1], [0, 0, 0, 1, 1]])}, 6),
+        (
+            {
+                "input_ids": torch.zeros(2, 5),
+                "attention_mask": torch.tensor([[0, 1, 1, 1, 1], [0, 0, 0, 1, 1]]),
+            },
+            6,
+        ),
         ({"input_ids": torch.zeros(2, 5), "attention_mask": torch.zeros(2, 1, 5, 5)}, 10),
         ({"input_ids": None, "inputs_embeds": torch.zeros(2, 5, 3)}, 10),
     ],

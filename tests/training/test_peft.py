@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import nestlearn as nl
 from tests.helpers import difference
+from tests.pages import run_examples
 from tests.training.systems import PERIODS, everything, hope, levels, rows
 from tests.training.test_trainer import trainer
 
@@ -128,3 +129,9 @@ def test_adapters_in_the_trainer_resume_within_a_period(tmp_path):
     again = trainer(tmp_path, model, optimizer, save_strategy="no")
     again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
     assert difference(expected, everything(model, optimizer)) is None
+
+
+@pytest.mark.filterwarnings("default")
+def test_the_page_shows_what_its_code_does(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run_examples("peft.md")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,8 @@ from torch import nn
 
 import nestlearn as nl
 from tests.helpers import difference
-from tests.training.systems import Rows, everything, hope, llama, two_contexts
+from tests.pages import run_examples
+from tests.training.systems import LENGTH, Rows, everything, hope, llama, rows, two_contexts
 
 STEPS = 13
 SYSTEMS: dict[str, Any] = {
@@ -22,10 +27,19 @@ SYSTEMS: dict[str, Any] = {
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 
+#: Settings that are the Trainer's own and not its arguments'.
+OWN = ("train_dataset", "eval_dataset", "callbacks", "compute_loss_func")
+
+
 def trainer(folder: Path, model: nn.Module, optimizer: Any, accumulation: int = 1, **settings: Any) -> Any:
     """A Trainer over two contexts, the second of which begins at step 11."""
     from transformers import Trainer, TrainingArguments
 
+    own = {
+        "train_dataset": Rows(two_contexts(20, 40)),
+        "callbacks": [nl.NestedCallback()],
+        **{name: settings.pop(name) for name in OWN if name in settings},
+    }
     arguments = {
         "output_dir": str(folder),
         "max_steps": STEPS,
@@ -39,24 +53,142 @@ def trainer(folder: Path, model: nn.Module, optimizer: Any, accumulation: int = 
         "logging_strategy": "no",
         **settings,
     }
-    data = Rows(two_contexts(20, 40))
-    callbacks = [nl.NestedCallback()]
-    return Trainer(
-        model, TrainingArguments(**arguments), train_dataset=data, optimizers=(optimizer, None), callbacks=callbacks
-    )
+    return Trainer(model, TrainingArguments(**arguments), optimizers=(optimizer, None), **own)
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
-@pytest.mark.parametrize("name", SYSTEMS)
-def test_resumed_anywhere_in_a_period_is_uninterrupted(tmp_path, name, accumulation):
+@pytest.mark.parametrize(
+    ("name", "accumulation", "surprises"),
+    [("hope", 1, [160]), ("hope", 2, [160]), ("hope, nested", 1, []), ("llama", 1, [160]), ("llama", 2, [160])],
+)
+def test_resumed_anywhere_in_a_period_is_uninterrupted(tmp_path, name, accumulation, surprises):
     model, optimizer = SYSTEMS[name]()
     trainer(tmp_path, model, optimizer, accumulation).train()
     expected = everything(model, optimizer)
     assert optimizer.clock.tokens == STEPS * 16
-    assert optimizer.surprises == [160]  # found in the loss: the second context begins here
-    assert optimizer.memories["slow"].committed == 1
+    assert optimizer.surprises == surprises  # the second context, noticed by the loss
+    assert optimizer.memories["slow"].committed == len(surprises)
     for step in range(8, 12):  # every offset of every period, before the surprise and after it
         model, optimizer = SYSTEMS[name]()
         again = trainer(tmp_path, model, optimizer, accumulation, save_strategy="no")
         again.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
         assert difference(expected, everything(model, optimizer)) is None, f"resumed after step {step}"
+
+
+def test_shuffled_epochs_resume_within_an_epoch(tmp_path):
+    settings = {"train_sampling_strategy": "random", "max_steps": -1, "num_train_epochs": 2}
+    short = {"train_dataset": Rows(two_contexts(7, 7))}  # seven steps an epoch
+    model, optimizer = hope()
+    trainer(tmp_path, model, optimizer, 2, **settings, **short).train()
+    expected = everything(model, optimizer)
+    assert optimizer.clock.tokens == 2 * 14 * 8
+    model, optimizer = hope()
+    again = trainer(tmp_path, model, optimizer, 2, save_strategy="no", **settings, **short)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-9"))
+    assert difference(expected, everything(model, optimizer)) is None
+
+
+def test_consolidated_resumes_with_what_it_keeps(tmp_path):
+    def made() -> tuple[nn.Module, nl.optim.Consolidated]:
+        model, _ = hope()
+        return model, nl.optim.Consolidated(model.named_parameters(), lr=1e-2, model=model)
+
+    model, optimizer = made()
+    trainer(tmp_path, model, optimizer, max_steps=3).train()
+    optimizer.commit()
+    folder = tmp_path / "second"
+    trainer(folder, model, optimizer, max_steps=6).train()
+    expected = everything(model, optimizer)
+    assert optimizer.memories.committed == 1
+    model, optimizer = made()
+    again = trainer(folder, model, optimizer, max_steps=6, save_strategy="no")
+    again.train(resume_from_checkpoint=str(folder / "checkpoint-2"))
+    assert difference(expected, everything(model, optimizer)) is None
+
+
+def test_padding_and_evaluation_are_not_counted(tmp_path):
+    model, optimizer = llama()
+    data = [{**row, "attention_mask": torch.ones(LENGTH, dtype=torch.long)} for row in Rows(rows(8))]
+    for row in data:
+        row["attention_mask"][:3] = 0
+    settings = {"eval_strategy": "steps", "eval_steps": 1, "max_steps": 4}
+    trainer(tmp_path, model, optimizer, train_dataset=data, eval_dataset=Rows(rows(4)), **settings).train()
+    assert optimizer.clock.tokens == 8 * (LENGTH - 3)
+
+
+def test_other_counts(tmp_path):
+    model, optimizer = hope()
+    callback = nl.NestedCallback(tokens=lambda inputs: len(inputs["input_ids"]))
+    trainer(tmp_path, model, optimizer, callbacks=[callback], max_steps=3).train()
+    assert optimizer.clock.tokens == 3 * 2  # sequences
+
+
+def test_a_loss_that_is_not_the_models(tmp_path):
+    """The Trainer then asks the model for no loss, and the function tells the meter."""
+    callback = nl.NestedCallback()
+
+    def loss(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
+        found = nn.functional.cross_entropy(outputs.logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+        callback.meter.add_loss(found)
+        return found
+
+    model, optimizer = hope()
+    trainer(tmp_path, model, optimizer, callbacks=[callback], compute_loss_func=loss).train()
+    assert optimizer.surprises == [160]
+    model, optimizer = hope()
+    with pytest.raises(ValueError, match=r"meter\.add_loss"):
+        trainer(tmp_path, model, optimizer, compute_loss_func=lambda outputs, *_, **__: outputs.logits.sum()).train()
+
+
+def test_nothing_is_left_after_training(tmp_path):
+    model, optimizer = hope()
+    before = len(model._forward_hooks)
+    made = trainer(tmp_path, model, optimizer, max_steps=1)
+    made.train()
+    assert len(model._forward_hooks) == before
+    with pytest.raises(ValueError, match="step needs tokens"):
+        optimizer.step()
+    made.train()  # once more, with a step counted once
+    assert optimizer.clock.tokens == 2 * 16
+
+
+def test_refusals(tmp_path):
+    model, optimizer = hope()
+    with pytest.raises(ValueError, match="AdamW, which has no levels"):
+        trainer(tmp_path, model, None).train()
+    trainer(tmp_path, model, optimizer, max_steps=2, save_only_model=True).train()
+    model, optimizer = hope()
+    again = trainer(tmp_path, model, optimizer, save_strategy="no")
+    with pytest.raises(ValueError, match="save_only_model=False"):
+        again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+
+
+def killed(folder: str) -> None:
+    """Train, and be killed between the two halves of step 11."""
+    from transformers import TrainerCallback
+
+    class Kill(TrainerCallback):  # type: ignore[misc]
+        def on_substep_end(self, args, state, control, **kwargs):
+            if state.global_step == 10:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    trainer(Path(folder), *hope(), 2, save_steps=3, callbacks=[nl.NestedCallback(), Kill()]).train()
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_is_uninterrupted(tmp_path):
+    code = f"from tests.training.test_trainer import killed; killed({str(tmp_path)!r})"
+    run = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False)
+    assert run.returncode == -signal.SIGKILL
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"checkpoint-{step}" for step in (3, 6, 9)]
+    model, optimizer = hope()
+    trainer(tmp_path / "whole", model, optimizer, 2, save_strategy="no").train()
+    expected = everything(model, optimizer)
+    model, optimizer = hope()
+    trainer(tmp_path, model, optimizer, 2, save_strategy="no").train(resume_from_checkpoint=True)
+    assert difference(expected, everything(model, optimizer)) is None
+
+
+@pytest.mark.filterwarnings("default")
+def test_the_page_shows_what_its_code_does(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run_examples("trainer.md")

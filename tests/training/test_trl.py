@@ -8,6 +8,7 @@ import pytest
 
 import nestlearn as nl
 from tests.helpers import VOCABULARY, difference
+from tests.pages import run_examples
 from tests.training.systems import everything, hope, llama, two_contexts
 
 STEPS = 13
@@ -69,3 +70,9 @@ def test_resumed_anywhere_in_a_period_is_uninterrupted(tmp_path, made):
         again = sft_trainer(tmp_path, model, optimizer, save_strategy="no")
         again.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
         assert difference(expected, everything(model, optimizer)) is None, f"resumed after step {step}"
+
+
+@pytest.mark.filterwarnings("default")
+def test_the_page_shows_what_its_code_does(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run_examples("trl.md")

@@ -126,8 +126,7 @@ class Learner:
             What happened.
 
         Raises:
-            ValueError: For an empty stream, one that holds no text, or an unknown tracker. Nothing has
-                changed then.
+            ValueError: For a stream without text or an unknown tracker. Nothing has changed then.
             NonFiniteGradientError: If the loss is not finite; what was learned before it is there.
             Interrupted: After Ctrl-C.
         """

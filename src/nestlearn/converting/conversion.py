@@ -64,9 +64,10 @@ class Conversion:
 
     def __str__(self) -> str:
         rest = "".join(f"; left out: {what}" for what in self.left_out)
+        count = "1 tensor" if self.tensors == 1 else f"{self.tensors} tensors"
         return (
-            f"{self.source} to {self.target} {self.path}: {self.tensors} tensors, {self.bytes:,} bytes, read "
-            f"back and equal to the bit{rest}"
+            f"{self.source} to {self.target} {self.path}: {count}, {self.bytes:,} bytes, read back and equal "
+            f"to the bit{rest}"
         )
 
 

@@ -66,7 +66,7 @@ def self_modifying(
             reads += y
         y = torch.cat(reads, dim=-1).mT.unflatten(0, (batch, heads)).to(streams.key.dtype)
     running = tuple(w.unflatten(0, (batch, heads)) for w in fast.running)
-    if fast.snapshot is fast.running:
+    if fast.at_boundary:
         snapshot = running
     else:
         snapshot = tuple(w.unflatten(0, (batch, heads)) for w in fast.snapshot)
@@ -110,7 +110,7 @@ def _after(fast: Fast, piece: Piece, rule: MemoryRule) -> Fast:
     if not piece.cut:
         return fast
     running = tuple(w.detach() for w in fast.running)
-    same = fast.snapshot is fast.running
+    same = fast.at_boundary
     snapshot = running if same else tuple(w.detach() for w in fast.snapshot)
     return Fast(running, snapshot, tuple(w.detach() for w in fast.momentum))
 

@@ -28,6 +28,11 @@ class Fast(NamedTuple):
     snapshot: Weights
     momentum: Weights
 
+    @property
+    def at_boundary(self) -> bool:
+        """Whether the weights are their own snapshots (told by a tensor: graphs cannot compare tuples)."""
+        return self.running[0] is self.snapshot[0]
+
 
 def step(x: Streams, fast: Fast, layer: Layer) -> tuple[Weights, Weights, Tensor]:
     """Write and read one chunk, or a part of one (Eq. 83 to 93).
@@ -42,7 +47,7 @@ def step(x: Streams, fast: Fast, layer: Layer) -> tuple[Weights, Weights, Tensor
     """
     memories = layer.memories(fast.snapshot)
     # Products with the running weights are known where these are the memories that made the gradients.
-    shared_state = layer.base is None and fast.running is fast.snapshot
+    shared_state = layer.base is None and fast.at_boundary
     projected = project(x, memories, layer)
     apply = _matrix if layer.rule.kind == "matrix" else _mlp
     return apply(projected, fast, memories, layer, shared_state)

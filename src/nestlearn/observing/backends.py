@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 #: Under which runs are found in trackio and W&B, where TRACKIO_PROJECT or WANDB_PROJECT do not say another.
 PROJECT = "nestlearn"
@@ -60,6 +60,8 @@ class Trackio:
         run: The run.
     """
 
+    package: ClassVar[str] = "trackio"
+
     def __init__(self, run: TrackedRun) -> None:
         from trackio import Run  # noqa: PLC0415  (half a second to import)
         from trackio.sqlite_storage import SQLiteStorage  # noqa: PLC0415
@@ -96,6 +98,8 @@ class TensorBoard:
         run: The run.
     """
 
+    package: ClassVar[str] = "tensorboard"
+
     def __init__(self, run: TrackedRun) -> None:
         from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  (an extra, a second to import)
 
@@ -122,6 +126,8 @@ class Wandb:
         run: The run.
     """
 
+    package: ClassVar[str] = "wandb"
+
     def __init__(self, run: TrackedRun) -> None:
         import wandb  # noqa: PLC0415  (not an extra: it sends)
 
@@ -144,7 +150,7 @@ class Wandb:
         self._run.finish()
 
 
-#: By the name that ``track`` takes, which is also the package's.
+#: By the name that ``track`` takes. One with an attribute ``package`` needs that package.
 BACKENDS: dict[str, Callable[[TrackedRun], Tracker]] = {
     "trackio": Trackio,
     "tensorboard": TensorBoard,

@@ -43,7 +43,7 @@ def chosen_trackers(track: Track, folder: Path | None) -> tuple[str, ...]:
         said = f"{VARIABLE}={os.environ.get(VARIABLE, '')!r}"
         names = _names(os.environ.get(VARIABLE) or "auto")
         if names == ["auto"]:
-            names = ["trackio"] if _installed("trackio") else ["none"]
+            names = ["trackio"] if installed("trackio") else ["none"]
     if names in ([], ["none"]) or (automatic and folder is None):
         return ()
     unknown = [name for name in names if name not in BACKENDS]
@@ -53,7 +53,7 @@ def chosen_trackers(track: Track, folder: Path | None) -> tuple[str, ...]:
             "auto or none alone"
         )
     for name in names:
-        if not _installed(name):
+        if not installed(name):
             extra = name if name == "wandb" else "'nestlearn[trackers]'"
             raise ValueError(f"{said}: {name} is not installed; pip install {extra}")
     if folder is None:
@@ -201,8 +201,10 @@ def _names(track: Track) -> list[str]:
     return [part.strip() for part in parts if part.strip()]
 
 
-def _installed(name: str) -> bool:
-    return name in sys.modules or find_spec(name) is not None
+def installed(name: str) -> bool:
+    """Whether what a tracker needs is there; those that name no package need none."""
+    package = getattr(BACKENDS[name], "package", None)
+    return package is None or package in sys.modules or find_spec(package) is not None
 
 
-__all__ = ["IDENTITY", "VARIABLE", "Track", "Trackers", "chosen_trackers", "numbers"]
+__all__ = ["IDENTITY", "VARIABLE", "Track", "Trackers", "chosen_trackers", "installed", "numbers"]

@@ -101,7 +101,7 @@ def export_decode_step(model: HopeForCausalLM, batch_size: int = 1) -> ExportedP
 
 def _tensors(states: Sequence[LayerState | None]) -> States:
     """A tensor of its own for every place, as a program's inputs must be."""
-    return tuple(t.clone() for t in tensors_of(states))
+    return tuple(t.clone(memory_format=torch.contiguous_format) for t in tensors_of(states))
 
 
 def _growing(form: LayerState) -> list[dict[int, object] | None]:
