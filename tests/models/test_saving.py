@@ -92,11 +92,8 @@ def test_nothing_needs_to_stay_in_float32(
     assert errors[0] < 1.5 * errors[1]
 
 
-def test_a_whole_checkpoint_is_loaded_without_a_draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    moved().save_pretrained(tmp_path)
-    monkeypatch.setattr(
-        HopePreTrainedModel, "_init_weights", lambda *_: pytest.fail("a weight was drawn that was there")
-    )
+def test_a_whole_checkpoint_is_loaded_without_a_draw(tmp_path: Path) -> None:
+    moved(tie_word_embeddings=False).save_pretrained(tmp_path)
     before = torch.get_rng_state()
     model = nl.HopeForCausalLM.from_pretrained(tmp_path)
     assert torch.equal(before, torch.get_rng_state())

@@ -17,13 +17,13 @@ def reset_missing(module: nn.Module) -> None:
     Args:
         module: A module with ``reset_parameters``.
     """
-    loaded = [
-        (parameter, parameter.detach().clone())
-        for parameter in module.parameters(recurse=False)
-        if getattr(parameter, "_is_hf_initialized", False)
-    ]
+    own = list(module.parameters(recurse=False))
+    loaded = [parameter for parameter in own if getattr(parameter, "_is_hf_initialized", False)]
+    if own and len(loaded) == len(own):
+        return  # older versions of transformers ask nevertheless
+    values = [parameter.detach().clone() for parameter in loaded]
     module.reset_parameters()  # type: ignore[operator]
-    for parameter, value in loaded:
+    for parameter, value in zip(loaded, values, strict=True):
         parameter.copy_(value)
 
 
