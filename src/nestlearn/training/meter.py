@@ -207,8 +207,8 @@ def _check_step(optimizer: Nested, told: Mapping[str, Any]) -> None:
         )
     if optimizer.memories and not {"surprise", "closure"} & set(told):
         raise ValueError(
-            "a level consolidates, which needs the loss, but the model was not asked for one: give it labels, "
-            "or tell the meter, meter.add_loss(loss)"
+            "a level consolidates, which needs the loss, but the model was not asked for one: give it "
+            "labels, or tell the meter, meter.add_loss(loss)"
         )
 
 
