@@ -136,8 +136,9 @@ def test_assisted_decoding_gives_the_tokens_of_greedy_decoding(changes: Changes,
 def test_drafts_out_of_the_prompt_give_the_tokens_of_greedy_decoding(changes: Changes) -> None:
     model = tiny_model(**changes)
     prompt = random_tokens(1, 6).repeat(1, 4)
-    plain = model.generate(prompt, max_new_tokens=20, do_sample=False)
-    looked_up = model.generate(prompt, max_new_tokens=20, do_sample=False, prompt_lookup_num_tokens=4)
+    settings: dict[str, Any] = {"max_new_tokens": 20, "do_sample": False, "eos_token_id": 49}
+    plain = model.generate(prompt, **settings)
+    looked_up = model.generate(prompt, prompt_lookup_num_tokens=4, **settings)
     assert torch.equal(plain, looked_up)
 
 

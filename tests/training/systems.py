@@ -63,9 +63,7 @@ def hope(dtype: torch.dtype = torch.float32, **changes: Any) -> tuple[nn.Module,
     return model, nl.optim.Nested(levels(3e-2), model)
 
 
-def llama(
-    dtype: torch.dtype = torch.float32, dropout: float = 0.1
-) -> tuple[nn.Module, nl.optim.Nested]:
+def llama(dtype: torch.dtype = torch.float32, dropout: float = 0.1) -> tuple[nn.Module, nl.optim.Nested]:
     """A small retrofitted Llama, and its optimizer."""
     from transformers import LlamaConfig, LlamaForCausalLM
 

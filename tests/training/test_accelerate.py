@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 import nestlearn as nl
 from tests.helpers import difference
 from tests.training.systems import Rows, everything, hope, llama, two_contexts
+from tests.training.test_trainer import trainer
 
 STEPS = 13
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -72,16 +73,42 @@ def test_resumed_anywhere_in_a_period_is_uninterrupted(tmp_path, made, accumulat
         assert difference(expected, everything(model, optimizer)) is None, f"resumed after step {step}"
 
 
+def in_trainer(system: Any, batch: int, folder: str) -> None:
+    """The same in transformers' Trainer, with accumulation."""
+    first = 10 * batch * int(os.environ.get("WORLD_SIZE", "1"))
+    settings = {"per_device_train_batch_size": batch // 2, "save_strategy": "no"}
+    data = Rows(two_contexts(first, first))
+    trainer(Path(folder), *system, 2, train_dataset=data, **settings).train()
+
+
+#: What makes a system, and whether it is trained by the Trainer or in a plain loop.
+KINDS: dict[str, tuple[Any, bool]] = {
+    "hope": (hope, False),
+    "llama": (no_dropout, False),
+    "hope, Trainer": (hope, True),
+    "llama, Trainer": (no_dropout, True),
+}
+
+
+def learned(name: str, batch: int, folder: str) -> dict[str, Any]:
+    """All of a system after training in double precision, where Adam does not magnify rounding."""
+    made, with_trainer = KINDS[name]
+    model, optimizer = made(torch.float64)
+    if with_trainer:
+        in_trainer((model, optimizer), batch, folder)
+    else:
+        loop((model, optimizer), batch=batch)
+    return everything(model, optimizer)
+
+
 def process(rank: int, port: int, folder: str) -> None:
     """One of two processes; each writes what it has learned."""
     os.environ.update(
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2"
     )
     torch.set_num_threads(1)
-    for name, made in (("hope", hope), ("llama", no_dropout)):
-        model, optimizer = made(torch.float64)
-        loop((model, optimizer), batch=2)
-        torch.save(everything(model, optimizer), Path(folder, f"{name}-{rank}"))
+    for name in KINDS:
+        torch.save(learned(name, 2, folder), Path(folder, f"{name}-{rank}"))
     torch.distributed.destroy_process_group()
 
 
@@ -92,13 +119,12 @@ def test_two_processes_learn_what_one_does(tmp_path):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     spawn(process, (port, str(tmp_path)), nprocs=2)
-    for name, made in (("hope", hope), ("llama", no_dropout)):
-        model, optimizer = made(torch.float64)
-        loop((model, optimizer), batch=4)
-        one = everything(model, optimizer)
+    for name in KINDS:
+        one = learned(name, 4, str(tmp_path))
         two, other = (torch.load(tmp_path / f"{name}-{rank}", weights_only=True) for rank in (0, 1))
-        assert difference(two, other) is None  # both processes have the same, to the bit
+        assert difference(two, other) is None, name  # both processes have the same, to the bit
         assert two["optimizer"]["clock"] == one["optimizer"]["clock"]
         assert two["optimizer"]["surprises"] == one["optimizer"]["surprises"] == [320]
+        assert two["optimizer"]["surprise"] == pytest.approx(one["optimizer"]["surprise"])
         for key, weight in one["model"].items():
-            assert torch.allclose(weight, two["model"][key], rtol=0.0, atol=1e-9), key
+            assert torch.allclose(weight, two["model"][key], rtol=0.0, atol=1e-9), (name, key)

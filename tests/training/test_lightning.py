@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +12,6 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-import nestlearn as nl
 from nestlearn.training.lightning import NestedCallback
 from tests.helpers import difference
 from tests.pages import run_examples
@@ -89,12 +89,11 @@ def fit(
 @pytest.mark.parametrize(
     ("made", "accumulation", "name"),
     [
-        (hope, 1, "lightning.pytorch"),
         (hope, 2, "lightning.pytorch"),
         (partial(llama, dropout=0.0), 1, "lightning.pytorch"),
         (hope, 2, "pytorch_lightning"),
     ],
-    ids=["hope-1", "hope-2", "llama-1", "pytorch_lightning"],
+    ids=["hope-2", "llama-1", "pytorch_lightning"],
 )
 def test_resumed_anywhere_in_a_period_is_uninterrupted(tmp_path, made, accumulation, name):
     pytest.importorskip(name)
@@ -109,6 +108,51 @@ def test_resumed_anywhere_in_a_period_is_uninterrupted(tmp_path, made, accumulat
         checkpoint = str(tmp_path / f"step={step}.ckpt")
         fit(tmp_path, (model, optimizer), accumulation, name, ckpt_path=checkpoint)
         assert difference(expected, everything(model, optimizer)) is None, f"resumed after step {step}"
+
+
+def started(*optimizers: Any, scaler: Any = None) -> Any:
+    """The callback at the start of a training by these optimizers."""
+    callback = NestedCallback()
+    precision = SimpleNamespace(scaler=scaler)
+    trainer = SimpleNamespace(
+        optimizers=optimizers, precision_plugin=precision, precision="16-mixed", accumulate_grad_batches=1
+    )
+    callback.on_train_start(trainer, None)
+    return callback, trainer
+
+
+@pytest.mark.parametrize(
+    ("batch", "tokens"),
+    [
+        (rows(2), 16),
+        ((rows(2), torch.zeros(2)), 16),
+        ({"input_ids": rows(2), "attention_mask": torch.tensor([[0] * 3 + [1] * 5, [1] * 8])}, 13),
+    ],
+    ids=["ids", "a tuple", "a mapping with padding"],
+)
+def test_batches_are_counted_when_they_are_learned_from(batch, tokens):
+    model, optimizer = hope()
+    callback, trainer = started(optimizer)
+    callback.on_train_batch_start(trainer, None, batch, 0)  # skipped
+    callback.on_train_batch_start(trainer, None, batch, 1)
+    loss = model(rows(2), labels=rows(2)).loss
+    callback.on_before_backward(trainer, None, loss)
+    loss.backward()
+    optimizer.step()
+    assert optimizer.clock.tokens == tokens
+    callback.on_train_end(trainer, None)
+    with pytest.raises(ValueError, match="step needs tokens"):
+        optimizer.step()
+
+
+def test_refusals():
+    model, optimizer = hope()
+    with pytest.raises(ValueError, match="has 2 optimizers"):
+        started(optimizer, optimizer)
+    with pytest.raises(ValueError, match="16-mixed scales gradients"):
+        started(optimizer, scaler=object())
+    with pytest.raises(ValueError, match="SGD, which has no levels"):
+        started(torch.optim.SGD(model.parameters()))
 
 
 @pytest.mark.filterwarnings("default")

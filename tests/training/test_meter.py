@@ -61,8 +61,9 @@ def test_a_loss_that_is_a_share_of_the_step_is_made_a_mean():
         def forward(self, input_ids, labels, num_items_in_batch):
             return {"loss": (labels[:, 1:] + 0.0).sum() / num_items_in_batch}
 
-    _, optimizer = hope()
-    model = Shared().train()
+    inner, optimizer = hope()
+    model = Shared()
+    model.inner = inner
     Meter(optimizer, model)
     seen = given(optimizer)
     batches = rows(4).split(2)
@@ -104,8 +105,9 @@ def test_a_closure_is_counted_before_the_step():
 
 def test_what_a_step_is_told_goes_first():
     model, optimizer = hope()
-    Meter(optimizer, model)
+    meter = Meter(optimizer, model)
     model(input_ids=rows(2), labels=rows(2)).loss.backward()
+    meter.reset()
     optimizer.step(tokens=5, surprise=1.0)
     assert optimizer.clock.tokens == 5
 
@@ -173,6 +175,8 @@ def test_refusals():
     model, optimizer = hope()
     with pytest.raises(ValueError, match="AdamW, which has no levels"):
         Meter(torch.optim.AdamW(model.parameters()), model)
+    with pytest.raises(ValueError, match="no parameter of this HopeForCausalLM"):
+        Meter(optimizer, hope()[0])
     with pytest.raises(ValueError, match="train in bf16"):
         Meter(Wrapper(optimizer, scaler=object()), model)
     with pytest.raises(ValueError, match="pixel_values has no input_ids"):
@@ -181,7 +185,7 @@ def test_refusals():
     with pytest.raises(ValueError, match="no token has passed"):
         optimizer.step()
     model(input_ids=rows(2)).logits.sum().backward()
-    with pytest.raises(ValueError, match="meter.add_loss"):
+    with pytest.raises(ValueError, match=r"meter\.add_loss"):
         optimizer.step()
     assert optimizer.clock.tokens == 0
     meter.add(16)

@@ -58,7 +58,13 @@ def trainer(folder: Path, model: nn.Module, optimizer: Any, accumulation: int = 
 
 @pytest.mark.parametrize(
     ("name", "accumulation", "surprises"),
-    [("hope", 1, [160]), ("hope", 2, [160]), ("hope, nested", 1, []), ("llama", 1, [160]), ("llama", 2, [160])],
+    [
+        ("hope", 1, [160]),
+        ("hope", 2, [160]),
+        ("hope, nested", 1, []),
+        ("llama", 1, [160]),
+        ("llama", 2, [160]),
+    ],
 )
 def test_resumed_anywhere_in_a_period_is_uninterrupted(tmp_path, name, accumulation, surprises):
     model, optimizer = SYSTEMS[name]()
@@ -136,7 +142,9 @@ def test_a_loss_that_is_not_the_models(tmp_path):
     assert optimizer.surprises == [160]
     model, optimizer = hope()
     with pytest.raises(ValueError, match=r"meter\.add_loss"):
-        trainer(tmp_path, model, optimizer, compute_loss_func=lambda outputs, *_, **__: outputs.logits.sum()).train()
+        trainer(
+            tmp_path, model, optimizer, compute_loss_func=lambda outputs, *_, **__: outputs.logits.sum()
+        ).train()
 
 
 def test_nothing_is_left_after_training(tmp_path):

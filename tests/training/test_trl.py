@@ -28,7 +28,7 @@ def tokenizer() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>", eos_token="</s>")
 
 
-def sft_trainer(folder: Any, model: Any, optimizer: Any, **settings: Any) -> Any:
+def sft_trainer(folder: Any, model: Any, optimizer: Any, peft_config: Any = None, **settings: Any) -> Any:
     """An SFTTrainer over two contexts, the second of which begins at step 11."""
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
@@ -55,6 +55,7 @@ def sft_trainer(folder: Any, model: Any, optimizer: Any, **settings: Any) -> Any
         processing_class=tokenizer(),
         optimizers=(optimizer, None),
         callbacks=[nl.NestedCallback()],
+        peft_config=peft_config,
     )
 
 
@@ -70,6 +71,15 @@ def test_resumed_anywhere_in_a_period_is_uninterrupted(tmp_path, made):
         again = sft_trainer(tmp_path, model, optimizer, save_strategy="no")
         again.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
         assert difference(expected, everything(model, optimizer)) is None, f"resumed after step {step}"
+
+
+def test_adapters_that_the_optimizer_does_not_know_are_refused(tmp_path):
+    from peft import LoraConfig
+
+    model, optimizer = hope()
+    made = sft_trainer(tmp_path, model, optimizer, peft_config=LoraConfig(target_modules="all-linear"))
+    with pytest.raises(ValueError, match="with PEFT after the adapters"):
+        made.train()
 
 
 @pytest.mark.filterwarnings("default")

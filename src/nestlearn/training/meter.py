@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from nestlearn.optim import Consolidated, Nested
+from nestlearn.optim import Consolidated, KeyMemories, Nested
 from nestlearn.optim.key_memories import processes
+from nestlearn.retrofitting import NestedUnits
 
 #: Tokens of a batch, given by the names of the model's arguments.
 TokenCount = Callable[[Mapping[str, Any]], int]
@@ -40,8 +41,8 @@ def count_tokens(inputs: Mapping[str, Any]) -> int:
     if isinstance(embedded := inputs.get("inputs_embeds"), Tensor):
         return embedded.shape[:-1].numel()
     raise ValueError(
-        f"a batch of {', '.join(inputs) or 'nothing'} has no input_ids to count: say what a batch counts for, "
-        "tokens=lambda batch: ..."
+        f"a batch of {', '.join(inputs) or 'nothing'} has no input_ids to count: say what a batch counts "
+        "for, tokens=lambda batch: ..."
     )
 
 
@@ -71,7 +72,7 @@ class Meter:
         optimizer: The optimizer, out of its wrapper.
 
     Raises:
-        ValueError: For another optimizer, or one with a gradient scaler.
+        ValueError: For another optimizer, one with a gradient scaler, or one of another model.
     """
 
     def __init__(
@@ -84,6 +85,8 @@ class Meter:
         self.optimizer = unwrapped(optimizer)
         self._count = tokens
         self.reset()
+        if model is not None:
+            _check(self.optimizer, model)
         self._handles: list[Any] = [self.optimizer.register_step_pre_hook(self._give)]
         if model is not None:
             inner: Any = getattr(model, "module", model)  # out of data parallelism
@@ -116,9 +119,7 @@ class Meter:
             handle.remove()
         self._handles = []
 
-    def _passed(
-        self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
-    ) -> None:
+    def _passed(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """After a forward pass of the model."""
         if not (model.training and torch.is_grad_enabled()):
             return
@@ -137,32 +138,21 @@ class Meter:
     def _give(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Before a step: what its other arguments are."""
-        rest = {key: value for key, value in kwargs.items() if key != "closure"}
+        """Before a step: what its other arguments are. Those that it is given go first."""
+        told = {key: value for key, value in kwargs.items() if key != "closure"}
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-            rest["closure"] = lambda: loss
+            told["closure"] = lambda: loss
         if isinstance(optimizer, Nested):
-            memories = list(optimizer.memories.values())
-            tokens, surprise = self._sum()
-            rest.setdefault("tokens", tokens)
-            if surprise is not None:
-                rest.setdefault("surprise", surprise)
-            elif memories and closure is None and "surprise" not in rest:
-                raise ValueError(
-                    "a level consolidates, which needs the loss, but the model was not asked for one: give it "
-                    "labels, or tell the meter, meter.add_loss(loss)"
-                )
-        else:
-            assert isinstance(optimizer, Consolidated)
-            memories = [optimizer.memories]
-        for memory in memories:
+            told = {**self._measured(), **told}
+            _check_step(optimizer, told)
+        for memory in _memories(self.optimizer):
             memory.average()
-        return args[:1], rest
+        return args[:1], told
 
-    def _sum(self) -> tuple[int, float | None]:
+    def _measured(self) -> dict[str, Any]:
         """Tokens and mean loss since the last step, over all processes; the next count starts at zero."""
         figures = torch.tensor([self._tokens, self._predictions, self._loss], dtype=torch.float64)
         self.reset()
@@ -171,12 +161,7 @@ class Meter:
             figures = figures.to(device)
             torch.distributed.all_reduce(figures)
         tokens, predictions, loss = figures.tolist()
-        if not tokens:
-            raise ValueError(
-                "no token has passed through the model since the last step: it must be in training mode, "
-                "and the model that the meter was given"
-            )
-        return int(tokens), loss / predictions if predictions else None
+        return {"tokens": int(tokens), **({"surprise": loss / predictions} if predictions else {})}
 
 
 def unwrapped(optimizer: Any) -> Nested | Consolidated:
@@ -188,8 +173,8 @@ def unwrapped(optimizer: Any) -> Nested | Consolidated:
     while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
         if getattr(optimizer, "scaler", None) is not None:
             raise ValueError(
-                "a gradient scaler (fp16) changes the gradients that key memories look at and skips steps that "
-                "a clock has counted: train in bf16"
+                "a gradient scaler (fp16) changes the gradients that key memories look at and skips steps "
+                "that a clock has counted: train in bf16"
             )
         optimizer = inner
     if not isinstance(optimizer, Nested | Consolidated):
@@ -198,6 +183,38 @@ def unwrapped(optimizer: Any) -> Nested | Consolidated:
             "nl.optim.Nested(levels, model) and give it to the trainer"
         )
     return optimizer
+
+
+def _check(optimizer: Nested | Consolidated, model: nn.Module) -> None:
+    """Refuse an optimizer that would not change the model at all."""
+    if isinstance(optimizer, NestedUnits):
+        owned = {id(part.parameter) for part in optimizer.parts.parts()}
+    else:
+        owned = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    if not any(parameter.requires_grad and id(parameter) in owned for parameter in model.parameters()):
+        raise ValueError(
+            f"the optimizer has no parameter of this {type(model).__name__} that is trained: make it for "
+            "this model, and with PEFT after the adapters"
+        )
+
+
+def _check_step(optimizer: Nested, told: Mapping[str, Any]) -> None:
+    """Refuse a step that nothing was measured for, with what to do in somebody else's loop."""
+    if not told["tokens"]:
+        raise ValueError(
+            "no token has passed through the model since the last step: it must be in training mode, and the "
+            "model that the meter was given"
+        )
+    if optimizer.memories and not {"surprise", "closure"} & set(told):
+        raise ValueError(
+            "a level consolidates, which needs the loss, but the model was not asked for one: give it "
+            "labels, or tell the meter, meter.add_loss(loss)"
+        )
+
+
+def _memories(optimizer: Nested | Consolidated) -> list[KeyMemories]:
+    """All key memories of an optimizer."""
+    return [optimizer.memories] if isinstance(optimizer, Consolidated) else list(optimizer.memories.values())
 
 
 def _predictions(labels: Tensor | None, tokens: int) -> int:

@@ -50,8 +50,8 @@ class NestedCallback(TrainerCallback):  # type: ignore[misc]
         """Hook the meter into the model and the optimizer, after a checkpoint has been loaded.
 
         Raises:
-            ValueError: If the Trainer has another optimizer, or scales gradients, or its checkpoint has
-                weights and no state of the optimizer.
+            ValueError: If the Trainer has another optimizer, or that of another model, or scales gradients,
+                or its checkpoint has weights and no state of the optimizer.
         """
         del args, control, kwargs
         self._close()
