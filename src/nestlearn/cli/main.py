@@ -12,9 +12,9 @@ from typing import Annotated
 
 import typer
 
+from nestlearn.cli.converting import converting
 from nestlearn.cli.evaluating import evaluating
 from nestlearn.cli.hub import hub
-from nestlearn.cli.converting import converting
 from nestlearn.cli.looking import looking
 
 app = typer.Typer(

@@ -66,10 +66,7 @@ def self_modifying(
             reads += y
         y = torch.cat(reads, dim=-1).mT.unflatten(0, (batch, heads)).to(streams.key.dtype)
     running = tuple(w.unflatten(0, (batch, heads)) for w in fast.running)
-    if fast.at_boundary:
-        snapshot = running
-    else:
-        snapshot = tuple(w.unflatten(0, (batch, heads)) for w in fast.snapshot)
+    snapshot = running if fast.at_boundary else tuple(w.unflatten(0, (batch, heads)) for w in fast.snapshot)
     momentum = tuple(w.unflatten(0, (batch, heads)) for w in fast.momentum)
     return y, MemoryState(running, snapshot, momentum, advance(state.position, length, rule))
 
