@@ -43,7 +43,7 @@ def test_a_room_imports_only_from_rooms_above_it(room):
 
 
 def test_importing_the_package_is_light():
-    heavy = "transformers", "tokenizers", "datasets", "matplotlib"
+    heavy = "transformers", "tokenizers", "datasets", "matplotlib", "torch._dynamo"
     code = f"import sys, nestlearn as nl; nl.optim; print([m for m in {heavy!r} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"

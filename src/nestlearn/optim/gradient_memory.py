@@ -10,6 +10,7 @@ from typing import Any, ClassVar, TypedDict
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo  # as torch.optim: torch.compiler.disable imports for seconds
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
@@ -239,7 +240,7 @@ class GradientMemory(Optimizer):
         policies = {group["nonfinite"] for group in self.param_groups}
         return policies == {"ignore"} or self._look(policies)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # what happens next depends on the values
+    @_disable_dynamo  # what happens next depends on the values
     def _look(self, policies: set[str]) -> bool:
         gradients = [
             p.grad.detach()

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Unpack
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo  # as torch.optim: torch.compiler.disable imports for seconds
 from torch.optim.optimizer import ParamsT
 
 from nestlearn.optim.bricks.batches import is_matrix
@@ -261,7 +262,7 @@ def _slow_memory(flow: Flow, index: int, settings: Settings) -> None:
     add_(slow, flow.gradients, (1 - beta) / period)
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # what happens next depends on the values
+@_disable_dynamo  # what happens next depends on the values
 def _due(steps: Tensors, period: int) -> list[int]:
     """Whose period has just ended, of parameters that have begun this many steps."""
     done = [int(step) - 1 for step in steps]
