@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import SequentialSampler
 
 import nestlearn as nl
 from tests.helpers import difference
@@ -31,7 +32,15 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 OWN = ("train_dataset", "eval_dataset", "callbacks", "compute_loss_func")
 
 
-def trainer(folder: Path, model: nn.Module, optimizer: Any, accumulation: int = 1, **settings: Any) -> Any:
+def trainer(
+    folder: Path,
+    model: nn.Module,
+    optimizer: Any,
+    accumulation: int = 1,
+    *,
+    shuffled: bool = False,
+    **settings: Any,
+) -> Any:
     """A Trainer over two contexts, the second of which begins at step 11."""
     from transformers import Trainer, TrainingArguments
 
@@ -46,14 +55,16 @@ def trainer(folder: Path, model: nn.Module, optimizer: Any, accumulation: int = 
         "per_device_train_batch_size": 2 // accumulation,
         "gradient_accumulation_steps": accumulation,
         "save_steps": 1,
-        "train_sampling_strategy": "sequential",
         "report_to": "none",
         "use_cpu": True,
         "disable_tqdm": True,
         "logging_strategy": "no",
         **settings,
     }
-    return Trainer(model, TrainingArguments(**arguments), optimizers=(optimizer, None), **own)
+    made = Trainer(model, TrainingArguments(**arguments), optimizers=(optimizer, None), **own)
+    if not shuffled:  # the argument that says so is missing in older transformers
+        made._get_train_sampler = lambda *_: SequentialSampler(own["train_dataset"])  # type: ignore[method-assign]
+    return made
 
 
 @pytest.mark.parametrize(
@@ -81,7 +92,7 @@ def test_resumed_anywhere_in_a_period_is_uninterrupted(tmp_path, name, accumulat
 
 
 def test_shuffled_epochs_resume_within_an_epoch(tmp_path):
-    settings = {"train_sampling_strategy": "random", "max_steps": -1, "num_train_epochs": 2}
+    settings = {"shuffled": True, "max_steps": -1, "num_train_epochs": 2}
     short = {"train_dataset": Rows(two_contexts(7, 7))}  # seven steps an epoch
     model, optimizer = hope()
     trainer(tmp_path, model, optimizer, 2, **settings, **short).train()
