@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from nestlearn import (
         continual,
         converting,
+        evaluation,
         layers,
         models,
         observing,
@@ -67,6 +68,7 @@ _LAZY = {
 _ROOMS = (
     "continual",
     "converting",
+    "evaluation",
     "layers",
     "models",
     "observing",
@@ -105,6 +107,7 @@ __all__ = [
     "continual",
     "convert",
     "converting",
+    "evaluation",
     "inspect",
     "layers",
     "levels",

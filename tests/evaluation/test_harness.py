@@ -117,7 +117,6 @@ def test_the_batch_size_does_not_matter(make: Any) -> None:
         same(expected, answers(ours(hope(), batch_size=batch_size), requests))
 
 
-@pytest.mark.xfail(strict=False, reason="Hope takes no padding yet", raises=ValueError)
 def test_prompts_of_different_lengths_can_be_one_batch() -> None:
     requests = prompts()
     same(answers(ours(hope()), requests), answers(ours(hope(), batch_size=3), requests))
