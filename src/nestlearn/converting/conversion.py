@@ -30,6 +30,7 @@ from nestlearn.converting.forms import (
 from nestlearn.converting.memories import merged, write_difference
 from nestlearn.training import load_tree
 from nestlearn.training.checkpoint import FORMAT as TREE
+from nestlearn.training.checkpoint import umask
 from nestlearn.training.weights import WEIGHTS
 
 #: What a model can be turned into.
@@ -242,8 +243,8 @@ def _staged(target: Path, force: bool) -> Iterator[Path]:
     try:
         scratch.mkdir()
         yield draft
-        for file in [draft, *draft.rglob("*")] if draft.is_dir() else [draft]:
-            _flush(file)
+        for path in [draft, *draft.rglob("*")]:
+            _flush(path)
         with _undisturbed():
             _move(draft, target, scratch / "before")
     finally:
@@ -281,7 +282,9 @@ def _move(draft: Path, target: Path, aside: Path) -> None:
 
 
 def _flush(path: Path) -> None:
-    """Have a file or folder on the disk before it is renamed."""
+    """Have a file or folder on the disk before it is renamed, readable for whom new files are."""
+    if path.is_file():
+        path.chmod(0o666 & ~umask())  # safetensors writes for the owner alone
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
