@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 import nestlearn as nl
 from nestlearn.cli.main import app
-from nestlearn.converting import conversion, forms, kind_of
+from nestlearn.converting import conversion, forms, kind_of, staging
 from nestlearn.training import CheckpointError, save_tree
 from tests.continual.small import learner, texts
 from tests.converting.models import bits, loaded, saved
@@ -338,7 +338,7 @@ def test_whatever_happens_the_target_is_as_it_was(
         write = getattr(owner, name)
         monkeypatch.setattr(owner, name, lambda *own, **named: (write(*own, **named), fail()))
     else:
-        monkeypatch.setattr(conversion, f"_{place}", fail)
+        monkeypatch.setattr(conversion if place == "verify" else staging, f"_{place}", fail)
     with pytest.raises((KeyboardInterrupt, OSError)):
         nl.convert(things / "hope", tmp_path / target, force=True)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

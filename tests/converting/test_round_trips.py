@@ -101,6 +101,15 @@ def test_a_single_file_is_a_file_of_weights_for_transformers(tmp_path: Path) -> 
     assert bits(loaded(tmp_path / "other")) == bits(model)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_files_are_as_readable_as_others(form: str, tmp_path: Path) -> None:
+    saved(tmp_path / "start")
+    (tmp_path / "ordinary").touch()
+    target = put(tmp_path / "start", tmp_path / "1", form)
+    files = [target] if target.is_file() else list(target.iterdir())
+    assert {file.stat().st_mode for file in files} == {(tmp_path / "ordinary").stat().st_mode}
+
+
 def test_the_tokenizer_goes_along(tmp_path: Path) -> None:
     saved(tmp_path / "start")
     binary = bytes(range(256))

@@ -41,7 +41,7 @@ def save_tree(path: Path, tree: Any) -> None:
     os.close(handle)
     try:
         save_file(tensors, name, metadata=metadata)
-        Path(name).chmod(0o666 & ~_umask())
+        Path(name).chmod(0o666 & ~umask())
         with Path(name).open("rb") as file:
             os.fsync(file.fileno())
         Path(name).replace(path)
@@ -86,7 +86,7 @@ def digest(structure: str, tensors: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _umask() -> int:
+def umask() -> int:
     """The process's umask, which can only be read by setting it."""
     mask = os.umask(0)
     os.umask(mask)

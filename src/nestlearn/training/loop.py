@@ -253,7 +253,7 @@ class StreamTrainer:
         Raises:
             CheckpointError: If the state comes from another configuration, naming what differs.
         """
-        if state.get("kind") == WEIGHTS:
+        if isinstance(state, Mapping) and state.get("kind") == WEIGHTS:
             try:
                 start_from(self.model, self.optimizer, state["model"])
             except ValueError as error:
