@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def _collected() -> Iterator[None]:
-    """accelerate collects garbage before every training: half of these tests' time, with all that is imported."""
+    """accelerate collects garbage before every training: of all that is imported, in half of the time."""
     gc.freeze()
     yield
     gc.unfreeze()
