@@ -125,6 +125,9 @@ def test_two_processes_learn_what_one_does(tmp_path):
         assert difference(two, other) is None, name  # both processes have the same, to the bit
         assert two["optimizer"]["clock"] == one["optimizer"]["clock"]
         assert two["optimizer"]["surprises"] == one["optimizer"]["surprises"] == [320]
-        assert two["optimizer"]["surprise"] == pytest.approx(one["optimizer"]["surprise"])
+        assert two["optimizer"]["surprise"] == pytest.approx(
+            one["optimizer"]["surprise"],
+            rel=1e-4,  # Llama computes its loss in float32
+        )
         for key, weight in one["model"].items():
             assert torch.allclose(weight, two["model"][key], rtol=0.0, atol=1e-9), (name, key)
