@@ -20,7 +20,7 @@ from nestlearn.models.pretrained import load_pretrained
 from nestlearn.optim import Nested
 from tests.continual.small import learner, texts
 from tests.converting.models import bits, companions, hard, loaded, saved
-from tests.helpers import difference, random_tokens
+from tests.helpers import difference, random_tokens, tiny_model
 from tests.models.variants import FEW, over
 from tests.retrofitting.small import pretrained
 from tests.training.streams import outcome, stream, trainer
@@ -263,3 +263,23 @@ def test_nothing_learned_is_an_empty_memory(tmp_path: Path) -> None:
     assert (done.tensors, done.bytes) == (0, 0)
     nl.convert(tmp_path / "m", tmp_path / "model", base=tmp_path / "base")
     assert bits(loaded(tmp_path / "model")) == bits(pretrained())
+
+
+def test_what_does_not_go_along_is_named(tmp_path: Path) -> None:
+    saved(tmp_path / "hope")
+    (tmp_path / "hope" / "additional_chat_templates").mkdir()
+    (tmp_path / "hope" / "notes.txt").write_text("x")
+    (tmp_path / "hope" / ".hidden").write_text("x")
+    done = nl.convert(tmp_path / "hope", tmp_path / "two")
+    assert done.left_out == ("additional_chat_templates/", "notes.txt")
+    assert "left out: notes.txt" in str(done)
+
+
+def test_a_dtype_that_is_too_narrow_is_refused(tmp_path: Path) -> None:
+    model = tiny_model()
+    model.model.norm.weight.data[0] = 1e6
+    saved(tmp_path / "big", model)
+    with pytest.raises(ValueError, match=r"model\.norm\.weight holds numbers.*float16.*bfloat16"):
+        nl.convert(tmp_path / "big", tmp_path / "half", dtype="float16")
+    assert not (tmp_path / "half").exists()
+    nl.convert(tmp_path / "big", tmp_path / "half", dtype="bfloat16")

@@ -270,3 +270,38 @@ def test_what_has_no_meaning_is_refused(tmp_path: Path) -> None:
         stream(hope(), max_length=100)
     with pytest.raises(ValueError, match="use_cache"):
         stream(hope()).set_cache_hook(None)
+
+
+def test_an_empty_prompt_begins_a_text() -> None:
+    request = Instance("generate_until", {}, ("", dict(STOP)), 0, ("writing", 0, 1))
+    model = hope()
+    begin = tokenizer().decode([ours(model).prefix_token_id])
+    same_text = Instance("generate_until", {}, (begin, dict(STOP)), 0, ("writing", 0, 1))
+    assert answers(ours(model), [request]) == answers(ours(model), [same_text])
+    assert len(answers(NestlearnStreamLM(model, tokenizer(), device="cpu"), [request, *prompts(2)])) == 3
+
+
+def test_beams_go_on_from_the_memory() -> None:
+    """One session becomes as many as there are beams."""
+    settings = {**STOP, "do_sample": False, "num_beams": 2}
+    requests = [
+        Instance("generate_until", {}, (text[:9], dict(settings)), 0, ("writing", doc, 1))
+        for doc, text in enumerate(texts(2))
+    ]
+    model = hope()
+    got = answers(NestlearnStreamLM(model, tokenizer(), device="cpu"), requests)
+    assert got[0] == answers(ours(model), requests[:1])[0]
+    first, second = (ids(request.args[0]) for request in requests)
+    end = ours(model).eot_token_id
+    whole = torch.tensor([[*first, end, *second]])
+    with torch.no_grad():
+        written = model.generate(
+            whole,
+            attention_mask=torch.ones_like(whole),
+            max_new_tokens=6,
+            num_beams=2,
+            do_sample=False,
+            pad_token_id=0,
+        )
+    text = tokenizer().decode(written[0, whole.shape[1] :], skip_special_tokens=True)
+    assert got[1] == text.split(".")[0]

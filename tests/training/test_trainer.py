@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.data import SequentialSampler
 
 import nestlearn as nl
-from tests.helpers import difference
+from tests.helpers import difference, random_tokens, tiny_config
 from tests.pages import run_examples
 from tests.training.systems import LENGTH, Rows, everything, hope, llama, rows, two_contexts
 
@@ -211,3 +211,44 @@ def test_killed_and_resumed_is_uninterrupted(tmp_path):
 def test_the_page_shows_what_its_code_does(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run_examples("trainer.md")
+
+
+def test_a_hope_is_evaluated_and_the_best_is_loaded(tmp_path):
+    model, optimizer = hope()
+    settings = {"eval_strategy": "steps", "eval_steps": 1, "max_steps": 3, "load_best_model_at_end": True}
+    found = trainer(tmp_path, model, optimizer, eval_dataset=Rows(rows(4)), **settings)
+    found.train()
+    assert found.state.best_model_checkpoint is not None
+    assert found.evaluate()["eval_loss"] == pytest.approx(found.state.best_metric, rel=1e-5)
+    assert found.predict(Rows(rows(4))).predictions.shape[:2] == (4, LENGTH)
+
+
+@pytest.mark.parametrize("kind", ["HopeForCausalLM", "HopeForSequenceClassification"])
+def test_accumulated_gradients_are_those_of_one_batch(tmp_path, kind):
+    """The Trainer divides by the number of passes, which it leaves to models that say they do it."""
+    from transformers import Trainer, TrainingArguments
+
+    config = tiny_config(num_labels=3)
+    tokens = random_tokens(4, 8)
+    labels = tokens if kind == "HopeForCausalLM" else torch.tensor([0, 2, 1, 0])
+    data = [{"input_ids": row, "labels": label} for row, label in zip(tokens, labels, strict=True)]
+    after = []
+    for accumulation in (1, 4):
+        torch.manual_seed(0)
+        model = getattr(nl, kind)(config)
+        arguments = TrainingArguments(
+            output_dir=str(tmp_path),
+            max_steps=1,
+            per_device_train_batch_size=4 // accumulation,
+            gradient_accumulation_steps=accumulation,
+            max_grad_norm=0,
+            save_strategy="no",
+            report_to="none",
+            use_cpu=True,
+            disable_tqdm=True,
+        )
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+        Trainer(model, arguments, train_dataset=data, optimizers=(optimizer, None)).train()
+        after.append(model.state_dict())
+    for name, value in after[0].items():
+        assert torch.allclose(value, after[1][name], atol=1e-5), name

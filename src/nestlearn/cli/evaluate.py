@@ -56,6 +56,10 @@ def run_evaluate(
         raise ValueError(
             f"evaluation needs lm-eval ({error}): pip install 'nestlearn[evaluation]'"
         ) from error
+    if not tasks:
+        raise ValueError(f"--tasks names none; ours are {', '.join(task_names())}")
+    for path in (result, samples):
+        _check_target(path)
     own = [str(TASKS), *([] if include is None else [str(include)])]
     manager = TaskManager(include_path=own, include_defaults=False)
     if _unknown(manager, tasks):
@@ -79,16 +83,23 @@ def run_evaluate(
     except KeyboardInterrupt:
         Console(stderr=True).print("\nStopped; nothing was written.")
         raise typer.Exit(130) from None
+    print(make_table(found))
     figures = {key: found[key] for key in _KEPT if key in found}
     for path, content in ((samples, found.get("samples")), (result, figures)):
         if path is not None:
             write_atomically(path, json.dumps(content, indent=1, default=handle_non_serializable) + "\n")
-    print(make_table(found))
+
+
+def _check_target(path: Path | None) -> None:
+    """Refuse a file that cannot be written, before the work."""
+    above = None if path is None else next(p for p in path.absolute().parents if p.exists())
+    if above is not None and not above.is_dir():
+        raise ValueError(f"{path} cannot be written: {above} is a file and no folder")
 
 
 def _unknown(manager: Any, tasks: Sequence[str]) -> list[str]:
-    """Tasks that nobody knows; an empty name if there are none at all."""
-    return [name for name in tasks or [""] if not manager.match_tasks([name])]
+    """Tasks that nobody knows."""
+    return [name for name in tasks if not manager.match_tasks([name])]
 
 
 def run_perplexity(
@@ -106,6 +117,7 @@ def run_perplexity(
         ValueError: For bad input, or no text.
         typer.Exit: With code 130 after Ctrl-C.
     """
+    _check_target(result)
     stream = list(documents(list(read_files(text))))  # a missing file shall be found before the model loads
     taught, tokenizer = load_pretrained(model)
     if memory is not None:
@@ -147,8 +159,6 @@ def _show(figures: Perplexity, result: Path | None) -> None:
         ValueError: If no token was predicted.
     """
     document = figures.to_json()
-    if result is not None:
-        write_atomically(result, json.dumps(document, indent=1) + "\n")
     seen = "all before it" if figures.context is None else f"at most {figures.context:,} tokens before it"
     table = Table(title="loss by position in the document", caption=f"every token sees {seen}")
     for column in ("position", "tokens", "bits per token", ""):
@@ -169,6 +179,8 @@ def _show(figures: Perplexity, result: Path | None) -> None:
         f"{figures.total_tokens:,} tokens of {figures.documents} document{several}: perplexity "
         f"{figures.perplexity:.3f}" + ("" if bits is None else f", {bits:.4f} bits per byte")
     )
+    if result is not None:
+        write_atomically(result, json.dumps(document, indent=1) + "\n")
 
 
 __all__ = ["run_evaluate", "run_perplexity"]

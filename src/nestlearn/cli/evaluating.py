@@ -45,7 +45,8 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(help="Only the first so many documents.", min=1)] = None,
     shots: Annotated[int | None, typer.Option(help="Examples before a question.", min=0)] = None,
     include: Annotated[
-        Path | None, typer.Option(help="Folder with descriptions of further tasks.", file_okay=False)
+        Path | None,
+        typer.Option(help="Folder with descriptions of further tasks.", exists=True, file_okay=False),
     ] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Put questions by the chat template.")] = False,
     result: Annotated[Path | None, typer.Option(help="JSON file for the figures.", dir_okay=False)] = None,

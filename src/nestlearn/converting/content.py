@@ -24,6 +24,8 @@ COMPANIONS = (
     "*.model",
     "*.spm",
     "chat_template.*",
+    "preprocessor_config.json",
+    "processor_config.json",
     "README.md",
     "LICENSE*",
     "*.py",
@@ -56,7 +58,7 @@ class Content:
         """The same with floating-point tensors in another dtype.
 
         Raises:
-            ValueError: If it is not known.
+            ValueError: If it is not known, or too narrow for a number.
         """
         if dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}")
@@ -64,6 +66,9 @@ class Content:
             name: tensor.to(DTYPES[dtype]) if tensor.is_floating_point() else tensor
             for name, tensor in self.tensors.items()
         }
+        for name, tensor in cast.items():
+            if bool((tensor.isinf() & ~self.tensors[name].isinf()).any()):
+                raise ValueError(f"{name} holds numbers that {dtype} is too narrow for: take bfloat16")
         config = {key: value for key, value in self.config.items() if key != "torch_dtype"}
         return replace(self, config={**config, "dtype": dtype}, tensors=cast)
 

@@ -38,7 +38,7 @@ def read_folder(path: Path) -> Content:
             "writes safetensors"
         )
     files = {f.name: f.read_bytes() for f in sorted(path.iterdir()) if f.is_file() and is_companion(f.name)}
-    return _checked(path, Content(config, tensors, files))
+    return _checked(path, Content(config, tensors, files, _others(path)))
 
 
 def write_folder(content: Content, path: Path, max_shard_size: str) -> None:
@@ -104,6 +104,20 @@ def read_checkpoint(path: Path) -> Content:
     rest = {key: value for key, value in tree.items() if key not in ("kind", "config", "model", "files")}
     left_out = (f"the optimizer and the position in the stream ({_bytes(rest):,} bytes)",) if rest else ()
     return Content(config, tensors, files, left_out)
+
+
+def _others(folder: Path) -> tuple[str, ...]:
+    """What else a folder holds, hidden files aside."""
+    names = (f"{entry.name}/" if entry.is_dir() else entry.name for entry in sorted(folder.iterdir()))
+    known = (CONFIG, WHOLE, INDEX)
+    return tuple(
+        name
+        for name in names
+        if not name.startswith(".")
+        and name not in known
+        and not is_companion(name)
+        and not name.endswith(".safetensors")
+    )
 
 
 def write_checkpoint(content: Content, path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from lm_eval.api.registry import register_model
 from lm_eval.models.huggingface import HFLM
+from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 from transformers import PreTrainedModel
 
@@ -91,6 +92,14 @@ class NestlearnLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
         if self._max_length is None and is_hope(self.model):
             return UNLIMITED
         return int(super().max_length)
+
+    def tok_batch_encode(self, strings: list[str], *args: Any, **settings: Any) -> tuple[Tensor, Tensor]:
+        """Prompts as tokens and their mask; an empty one is the token that begins a text."""
+        begin = self.tokenizer.decode([self.prefix_token_id], skip_special_tokens=False)
+        encoded: tuple[Tensor, Tensor] = super().tok_batch_encode(
+            [text or begin for text in strings], *args, **settings
+        )
+        return encoded
 
     def _loglikelihood_tokens(
         self,
@@ -217,6 +226,8 @@ class NestlearnStreamLM(NestlearnLM):
         """From the present memory, which stays as it is."""
         if self._session is not None:
             session = self._session.copy()
+            rows = settings.get("num_beams", 1) * settings.get("num_return_sequences", 1)
+            session.batch_repeat_interleave(rows)
             # With what went before, so that it is clear that the prompt does not begin there.
             seen = torch.ones(1, session.get_seq_length(), dtype=torch.long, device=context.device)
             mask = torch.cat([seen, settings["attention_mask"]], dim=1)

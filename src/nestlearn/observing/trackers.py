@@ -143,7 +143,7 @@ class Trackers:
         if self._open is None:
             self._begin()
         for name, tracker in list((self._open or {}).items()):
-            self._guarded(name, tracker.log, values, self._position)
+            self._guarded(name, tracker.log, dict(values), self._position)
 
     def _begin(self) -> None:
         """Open all trackers. Those whose loop forgets to close them are closed when Python ends."""

@@ -90,7 +90,7 @@ class HopeConfig(PreTrainedConfig):
     """
 
     model_type = "nestlearn_hope"
-    keys_to_ignore_at_inference = ("past_key_values", "cache")
+    keys_to_ignore_at_inference = ["past_key_values", "cache"]  # noqa: RUF012  (Trainer adds to a list)
     attribute_map = {"num_attention_heads": "num_heads"}  # noqa: RUF012  (transformers reads it as a class field)
 
     vocab_size: int = 32000

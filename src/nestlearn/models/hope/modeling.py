@@ -35,6 +35,7 @@ class HopePreTrainedModel(PreTrainedModel):
     _is_stateful = False  # a memory can be taken back: the cache remembers what it was
     _skip_keys_device_placement = ("past_key_values", "cache")
     supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False  # the loss is a mean: transformers' Trainer must divide by itself
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -47,6 +48,34 @@ class HopePreTrainedModel(PreTrainedModel):
             nn.init.ones_(module.weight)
         elif isinstance(module, Mixer | Softmax | CausalConvolution | ContinuumMemory):
             reset_missing(module)
+
+    def assign_level(self, name: str, levels: Sequence[Level]) -> str:
+        """The level that :class:`nestlearn.optim.Nested` puts a parameter into.
+
+        Feed-forward block ``i`` of every layer belongs to the level whose period is ``cms_periods[i]``;
+        everything else (mixers, embeddings, norms) to the fastest level.
+
+        Args:
+            name: Name of the parameter, as in ``named_parameters``.
+            levels: The system's levels.
+
+        Returns:
+            A level's name.
+
+        Raises:
+            ValueError: If no level has the block's period.
+        """
+        found = re.search(r"\.cms\.blocks\.(\d+)\.", name)
+        if found is None:
+            return min(levels, key=lambda level: level.period).name
+        period = self.config.cms_periods[int(found[1])]
+        for level in levels:
+            if level.period == period:
+                return level.name
+        raise ValueError(
+            f"{name} is updated every {period} tokens, but the levels' periods are "
+            f"{', '.join(str(level.period) for level in levels)}"
+        )
 
 
 class HopeModel(HopePreTrainedModel):
@@ -169,7 +198,6 @@ class HopeForCausalLM(HopePreTrainedModel, HopeGeneration, GenerationMixin):  # 
         config: The model's configuration.
     """
 
-    accepts_loss_kwargs = False  # the loss is a mean: transformers' Trainer must divide by itself
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012  (read as a class field)
 
     def __init__(self, config: HopeConfig) -> None:
@@ -244,34 +272,6 @@ class HopeForCausalLM(HopePreTrainedModel, HopeGeneration, GenerationMixin):  # 
             ValueError: For an empty context or continuation, and a cache of another model.
         """
         return log_likelihoods(self, requests, **settings)
-
-    def assign_level(self, name: str, levels: Sequence[Level]) -> str:
-        """The level that :class:`nestlearn.optim.Nested` puts a parameter into.
-
-        Feed-forward block ``i`` of every layer belongs to the level whose period is ``cms_periods[i]``;
-        everything else (mixers, embeddings, norms) to the fastest level.
-
-        Args:
-            name: Name of the parameter, as in ``named_parameters``.
-            levels: The system's levels.
-
-        Returns:
-            A level's name.
-
-        Raises:
-            ValueError: If no level has the block's period.
-        """
-        found = re.search(r"\.cms\.blocks\.(\d+)\.", name)
-        if found is None:
-            return min(levels, key=lambda level: level.period).name
-        period = self.config.cms_periods[int(found[1])]
-        for level in levels:
-            if level.period == period:
-                return level.name
-        raise ValueError(
-            f"{name} is updated every {period} tokens, but the levels' periods are "
-            f"{', '.join(str(level.period) for level in levels)}"
-        )
 
 
 def _loss(logits: Tensor, labels: Tensor, attention_mask: Tensor | None) -> Tensor:
