@@ -9,6 +9,7 @@ READY := $(VENV)/.ready
 export OMP_WAIT_POLICY := PASSIVE
 OUT ?= out/demo
 JOBS ?= 2
+COMPATIBLE := tests/models $(addprefix tests/training/test_,trainer.py accelerate.py peft.py)
 
 .PHONY: help demo quick test native lint types unit slow data bench peers compatibility long-stream seeds tune ablate tune-levels screenshots teach continual clean
 
@@ -82,9 +83,9 @@ peers: native $(PEERS)/.ready  ## Speed, memory and decoding beside other packag
 	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --ignore-installed -r $<
 	@touch $@
 
-compatibility: .venv-oldest/.ready .venv-newest/.ready native  ## Models under the oldest and the newest transformers (10 minutes)
-	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -n $(JOBS) -m "not slow" tests/models
-	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -n $(JOBS) -m "not slow" tests/models
+compatibility: .venv-oldest/.ready .venv-newest/.ready native  ## The oldest and the newest transformers: models, Trainer, accelerate, PEFT (15 minutes)
+	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -n $(JOBS) -m "not slow" $(COMPATIBLE)
+	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -n $(JOBS) -m "not slow" $(COMPATIBLE)
 
 long-stream: native  ## A million tokens with gates at their ends: do memories stay bounded? (a quarter of an hour)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.long_stream

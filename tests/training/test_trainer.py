@@ -226,6 +226,7 @@ def test_a_hope_is_evaluated_and_the_best_is_loaded(tmp_path):
 @pytest.mark.parametrize("kind", ["HopeForCausalLM", "HopeForSequenceClassification"])
 def test_accumulated_gradients_are_those_of_one_batch(tmp_path, kind):
     """The Trainer divides by the number of passes, which it leaves to models that say they do it."""
+    pytest.importorskip("transformers", minversion="5.20", reason="5.4 and accelerate both divide")
     from transformers import Trainer, TrainingArguments
 
     config = tiny_config(num_labels=3)

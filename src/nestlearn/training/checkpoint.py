@@ -63,12 +63,15 @@ def load_tree(path: Path) -> Any:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (not a dict)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"{path} is damaged or not a checkpoint ({error}): delete it and start again"
+            f"{path} is damaged or no file of this library ({error}): "
+            "if a run wrote it, delete it to start again"
         ) from error
     if metadata.get("format") == FORMAT and metadata.get("sha256") != digest(
         metadata.get("tree", ""), tensors
     ):
-        raise CheckpointError(f"{path} is damaged (its checksum is wrong): delete it and start again")
+        raise CheckpointError(
+            f"{path} is damaged (its checksum is wrong): if a run wrote it, delete it to start again"
+        )
     if metadata.get("format") != FORMAT:
         raise CheckpointError(
             f"{path} is not a nestlearn checkpoint: its format is {metadata.get('format')!r}"
