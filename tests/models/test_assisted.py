@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import pytest
@@ -173,3 +174,49 @@ def test_speculative_sampling_is_a_function_of_the_seed() -> None:
         )
     assert torch.equal(*texts)
     assert texts[0].shape == (1, 19)
+
+
+@torch.no_grad()
+def test_a_session_remembers_no_passes_after_assisted_decoding() -> None:
+    model, cache = tiny_model(), HopeCache()
+    drafts: dict[str, Any] = {"prompt_lookup_num_tokens": 2, "eos_token_id": 49}
+    text = model.generate(random_tokens(1, 7), **{CACHE_NAME: cache}, max_new_tokens=3, **drafts)
+    assert not cache.recording
+    model(text[:, -1:], past_key_values=cache)
+    assert cache.layers[0]._pieces == []
+    kept = recording()
+    model.generate(random_tokens(1, 7), **{CACHE_NAME: kept}, max_new_tokens=3, do_sample=False)
+    assert kept.recording  # as its owner wants it
+    assert len(kept.layers[0]._pieces) == 3
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("configured", [True, False])
+def test_drafts_with_a_cache_of_transformers(configured: bool) -> None:
+    transformers = pytest.importorskip("transformers", minversion="5.20")
+    model, prompt = tiny_model(), random_tokens(1, 7)
+    cache = transformers.DynamicCache(config=model.config) if configured else transformers.DynamicCache()
+    settings: dict[str, Any] = {"max_new_tokens": 12, "do_sample": False}
+    plain = model.generate(prompt, **settings)
+    assert torch.equal(
+        plain, model.generate(prompt, **{CACHE_NAME: cache}, assistant_model=draft(model), **settings)
+    )
+
+
+def test_detaching_cuts_what_is_remembered() -> None:
+    model, cache = tiny_model(), recording()
+    for piece in random_tokens(1, 12).split(6, dim=1):
+        model(piece, past_key_values=cache)
+    cache.detach()
+    with torch.no_grad():
+        cache.crop(-2)
+    assert not any(t.requires_grad for t in state_tensors(cache))
+
+
+@torch.no_grad()
+def test_a_pickled_session_holds_no_model() -> None:
+    model, cache = tiny_model(), recording()
+    model(random_tokens(1, 9), past_key_values=cache)
+    again = pickle.loads(pickle.dumps(cache))
+    assert difference(cache.states, again.states) is None
+    assert again.layers[0]._pieces == []

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from tests.helpers import random_tokens, relative_error, tiny_model
 from tests.models.variants import BASELINE, HYBRIDS, Changes, over
@@ -95,3 +97,27 @@ def test_backprop_chunks_cut_the_graph(changes: Changes, cut: int | None, first:
     with torch.no_grad():
         whole = tiny_model(**changes, conv_size=0)
         assert torch.equal(logits, whole(inputs_embeds=inputs).logits)
+
+
+def test_reentrant_checkpoints_through_a_cache_are_refused() -> None:
+    model, tokens = tiny_model().train(), random_tokens(1, 9)
+    model.gradient_checkpointing = True
+    for module in model.modules():
+        if hasattr(module, "gradient_checkpointing"):
+            module.gradient_checkpointing = True
+            module._gradient_checkpointing_func = functools.partial(checkpoint, use_reentrant=True)
+    with pytest.raises(ValueError, match="leave out use_reentrant"):
+        model(tokens, use_cache=True)
+
+
+def test_a_checkpointed_block_is_called_as_a_module() -> None:
+    """What shards parameters hooks into the call."""
+    model, calls = tiny_model(num_hidden_layers=2).train(), []
+    for module in model.modules():
+        if hasattr(module, "gradient_checkpointing"):
+            module.gradient_checkpointing = True
+            module._gradient_checkpointing_func = functools.partial(checkpoint, use_reentrant=False)
+    for block in model.model.layers:
+        block.register_forward_pre_hook(lambda module, given: calls.append(module))
+    model(random_tokens(1, 9), labels=random_tokens(1, 9)).loss.backward()
+    assert len(calls) == 2

@@ -169,7 +169,7 @@ def test_embeddings_may_be_the_prompt(changes: Changes) -> None:
     assert torch.equal(model.generate(prompt, **settings)[:, 6:], embedded)
 
 
-def test_a_conversation_goes_on_with_new_tokens_only() -> None:
+def test_a_conversation_goes_on_with_the_whole_text() -> None:
     """What transformers' chat loops do: the whole text again and again, with the cache of what was read."""
     model, cache = tiny_model(), HopeCache()
     text = random_tokens(1, 5)
@@ -256,3 +256,66 @@ def test_a_models_score_is_the_sum_of_its_log_probabilities(changes: Changes) ->
     expected = [sum(logs[t - 1, tokens[t]].item() for t in range(start, 12)) for start in (7, 9)]
     scores = model.score([(tokens[:7], tokens[7:]), (tokens[:9], tokens[9:])])
     assert [s.log_probability for s in scores] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_conversation_goes_on_with_new_tokens() -> None:
+    model, text = tiny_model(), random_tokens(1, 14)
+    settings: dict[str, Any] = {"max_new_tokens": 4, "do_sample": False}
+    expected = model.generate(text, **settings)
+    for read in (2, 7, 11):
+        cache = cache_of(model(text[:, :read], use_cache=True))
+        new = text[:, read:]
+        got = model.generate(new, attention_mask=torch.ones(1, 14), **{CACHE_NAME: cache}, **settings)
+        assert torch.equal(expected[:, read:], got)
+
+
+@pytest.mark.parametrize("length", [3, 8])
+def test_a_text_that_is_not_longer_than_the_session_is_refused(length: int) -> None:
+    model = tiny_model()
+    cache = cache_of(model(random_tokens(1, 8), use_cache=True))
+    with pytest.raises(ValueError, match=rf"{length} columns, and the cache has read 8.*attention_mask"):
+        model.generate(random_tokens(1, length), **{CACHE_NAME: cache}, max_new_tokens=2)
+
+
+def test_rows_that_have_ended_without_padding() -> None:
+    model, tokens = tiny_model(), random_tokens(2, 6)
+    free = model.generate(tokens, max_new_tokens=12, do_sample=False)
+    cache, end = HopeCache(), int(free[0, 6 + 2])
+    settings: dict[str, Any] = {
+        "max_new_tokens": 12,
+        "do_sample": False,
+        "eos_token_id": end,
+        "pad_token_id": 0,
+    }
+    model.generate(tokens, **{CACHE_NAME: cache}, **settings)
+    for i, row in enumerate(tokens):
+        alone = HopeCache()
+        model.generate(row[None], **{CACHE_NAME: alone}, **settings)
+        assert cache.split()[i].seen_tokens == alone.seen_tokens
+
+
+@over([{}, {"mixer": ("self_modifying", "attention"), "num_hidden_layers": 2}])
+@pytest.mark.parametrize("chunk", [None, 3])
+def test_rows_that_have_ended_learn_nothing_more(changes: Changes, chunk: int | None) -> None:
+    """Their sessions are what they are after the same prompt alone, and so is the next turn."""
+    model = tiny_model(**changes)
+    tokens, mask = padded(rows_of((7, 4)), "left", wide=7)
+    free = model.generate(tokens, attention_mask=mask, max_new_tokens=12, do_sample=False, pad_token_id=0)
+    ends = [int(row[7 + at]) for row, at in zip(free, (2, 5), strict=True)]
+    settings: dict[str, Any] = {
+        "max_new_tokens": 12,
+        "do_sample": False,
+        "eos_token_id": ends,
+        "pad_token_id": 0,
+        "prefill_chunk_size": chunk,
+    }
+    cache = HopeCache()
+    model.generate(tokens, attention_mask=mask, **{CACHE_NAME: cache}, **settings)
+    following = random_tokens(2, 5, seed=3)
+    logits = model(following, past_key_values=cache.copy()).logits
+    for i, row in enumerate(rows_of((7, 4))):
+        alone = HopeCache()
+        ones = torch.ones(1, len(row))
+        model.generate(row[None], attention_mask=ones, **{CACHE_NAME: alone}, **settings)
+        assert cache.split()[i].seen_tokens == alone.seen_tokens
+        assert relative_error(model(following[i : i + 1], past_key_values=alone).logits[0], logits[i]) < 1e-5

@@ -77,7 +77,7 @@ def test_a_mask_that_hides_a_token_between_others_is_refused(changes: Changes, r
 
 @pytest.mark.parametrize("shape", [(2, 8), (3, 9), (2, 1, 9, 9), (9,)])
 def test_a_mask_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"attention_mask is .* expected \(2, 9 or more\)"):
+    with pytest.raises(ValueError, match=r"attention_mask is .* expected \(2, 9\)"):
         tiny_model()(random_tokens(2, 9), attention_mask=torch.ones(shape))
 
 
@@ -153,3 +153,35 @@ def test_a_cache_of_another_model_is_refused(source: Changes, target: Changes) -
     cache = tiny_model(**source)(random_tokens(2, 7), use_cache=True).past_key_values
     with pytest.raises(ValueError, match=r"state|cache|pending"):
         tiny_model(**target)(random_tokens(2, 5), past_key_values=cache)
+
+
+def test_packed_sequences_are_refused() -> None:
+    model, tokens = tiny_model(), random_tokens(1, 6)
+    with pytest.raises(ValueError, match="packed into one row"):
+        model(tokens, position_ids=torch.tensor([[0, 1, 2, 0, 1, 2]]))
+    with pytest.raises(ValueError, match="packed into one row"):
+        model(tokens, cu_seq_lens_q=torch.tensor([0, 3, 6]))
+    assert torch.equal(model(tokens).logits, model(tokens, position_ids=torch.arange(6)[None]).logits)
+
+
+def test_labels_need_all_positions() -> None:
+    tokens = random_tokens(1, 6)
+    with pytest.raises(ValueError, match=r"labels are of 6 positions, logits_to_keep left 2"):
+        tiny_model()(tokens, labels=tokens, logits_to_keep=2)
+
+
+def test_a_tuple_by_configuration() -> None:
+    model, tokens = tiny_model(return_dict=False), random_tokens(1, 6)
+    assert isinstance(model(tokens), tuple)
+    assert torch.equal(model(tokens)[0], model(tokens, return_dict=True).logits)
+    assert torch.equal(model(tokens)[0], model(tokens, return_dict=False)[0])
+
+
+@torch.no_grad()
+def test_a_mask_is_of_the_piece_or_of_all_columns() -> None:
+    model, tokens = tiny_model(), random_tokens(2, 9)
+    cache = model(tokens[:, :5], use_cache=True).past_key_values
+    for wide in (4, 9):
+        model(tokens[:, 5:], attention_mask=torch.ones(2, wide), past_key_values=cache.copy())
+    with pytest.raises(ValueError, match=r"\(2, 7\), expected \(2, 4 or 9\)"):
+        model(tokens[:, 5:], attention_mask=torch.ones(2, 7), past_key_values=cache)

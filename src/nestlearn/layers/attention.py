@@ -139,11 +139,12 @@ class Attention(Mixer):
         mask = None
         if state is not None:
             key, value = torch.cat([state.key, key], dim=2), torch.cat([state.value, value], dim=2)
-            mask = torch.ones(length, past + length, dtype=torch.bool).tril(past)
-            if not alike:
+            if length > 1 or not alike:  # one token sees all
+                mask = torch.ones(length, past + length, dtype=torch.bool).tril(past)
+            if mask is not None and not alike:
                 there = torch.arange(past + length) >= past - state.filled[:, None, None]
                 mask = (mask & there)[:, None]
-            mask = mask.to(key.device)
+            mask = None if mask is None else mask.to(key.device)
         return self.softmax.attend(query, self.softmax.turned(query, start), key, value, mask), key, value
 
     def initial(self, x: Tensor) -> AttentionState | WindowState:

@@ -68,7 +68,7 @@ class Padding:
 
     def back(self, y: Tensor) -> Tensor:
         """``[B, T, d]`` of aligned rows at their columns, zeros at padding."""
-        return _shifted(y, -self.starts).masked_fill(~self.mask[:, :, None], 0)
+        return _shifted(y, -self.starts).masked_fill(~self.mask[:, :, None].to(y.device), 0)
 
 
 def mix_padded(

@@ -68,17 +68,20 @@ class Softmax(nn.Module):
             turned: The same with positions.
             key: Unit keys with positions, ``[N, H, J, e]``.
             value: ``[N, H, J, e]``.
-            mask: True where a query sees a key, ``[T, J]`` or ``[N, 1, T, J]``; None for causal with T = J.
+            mask: True where a query sees a key, ``[T, J]`` or ``[N, 1, T, J]``;
+                None for causal with T = J, or for one query.
 
         Returns:
             ``[N, H, T, e]``.
         """
+        causal = mask is None and query.shape[-2] > 1
         if not self.persistent_tokens:
             return F.scaled_dot_product_attention(
-                turned, key, value, attn_mask=mask, is_causal=mask is None, scale=1.0
+                turned, key, value, attn_mask=mask, is_causal=causal, scale=1.0
             )
         if mask is None:
-            mask = torch.ones(key.shape[-2:-1] * 2, dtype=torch.bool, device=key.device).tril()
+            sizes = query.shape[-2], key.shape[-2]
+            mask = torch.ones(sizes, dtype=torch.bool, device=key.device).tril(sizes[1] - sizes[0])
         # Twice the width, one half for each kind of key.
         fixed = unit(self.persistent_key).expand(key.shape[0], -1, -1, -1)
         fixed_value = self.persistent_value.expand(key.shape[0], -1, -1, -1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from nestlearn.layers import (
     Padding,
     RMSNorm,
     SelfModifyingTitans,
+    map_state,
     mix_padded,
 )
 from nestlearn.models.hope.configuration import HopeConfig
@@ -63,7 +65,12 @@ class HopeBlock(nn.Module):
         self.cms = ContinuumMemory(d, config.cms_sizes(), config.cms_variant, config.rms_norm_eps)
 
     def forward(
-        self, x: Tensor, state: LayerState | None = None, padding: Padding | None = None, keep: bool = True
+        self,
+        x: Tensor,
+        state: LayerState | None = None,
+        padding: Padding | None = None,
+        keep: bool = True,
+        checkpoint: Callable[..., Any] | None = None,
     ) -> tuple[Tensor, Tensor, LayerState | None]:
         """Map ``[B, T, d]`` to ``[B, T, d]``.
 
@@ -72,18 +79,26 @@ class HopeBlock(nn.Module):
             state: The mixer's state before the piece; None at the start of a sequence.
             padding: Which columns are tokens; None for all.
             keep: Whether the state afterwards is asked for.
+            checkpoint: Calls a function so that its activations are computed again in the backward pass;
+                each half by itself, so that only one of them has its activations at a time.
 
         Returns:
             The output, what the mixer read ``[B, T, d]``, and its state afterwards.
         """
-        x, read, state = self.mix(x, state, padding, keep)
-        return self.cms(x), read, state
+        if checkpoint is None:
+            x, read, state = self.mix(x, state, padding, keep)
+            return self.cms(x), read, state
+        x, read, state = checkpoint(self.mix, x, state, padding, keep)
+        return checkpoint(self.cms, x), read, state
 
     def mix(
         self, x: Tensor, state: LayerState | None, padding: Padding | None, keep: bool
     ) -> tuple[Tensor, Tensor, LayerState | None]:
         """The first half: ``x + mixer(norm(x))``, and what :meth:`forward` returns besides."""
         read = self.norm(x)
+        if state is not None and x.device.type != "cpu":
+            # Counters stay on the CPU, also where something has sent all arguments to the layer's device.
+            state = map_state(lambda t: t if t.is_floating_point() else t.cpu(), [state])
         mixed, after = mix_padded(self.mixer, read, state, padding, keep)
         return x + mixed, read, after
 

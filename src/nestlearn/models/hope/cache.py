@@ -44,6 +44,9 @@ class HopeCache(Cache):
         # transformers' own way of offloading needs a stream, which processors do not have.
         self.offloading = offloading
         self.recording = False
+        # What one call of generate() knows: the tokens that end a row, and the columns of the prompt.
+        self.ends: Tensor | None = None
+        self.prompt: int | None = None
 
     @property
     def states(self) -> list[LayerState]:
@@ -166,6 +169,12 @@ class HopeCache(Cache):
         for layer in self.layers:
             layer.activate_past_recording()
 
+    def end_past_recording(self) -> None:
+        """Remember nothing from now on, and let go of what is remembered."""
+        self.recording = False
+        for layer in self.layers:
+            layer.end_past_recording()
+
     @property
     def is_croppable(self) -> bool:
         """Whether tokens can be taken back: after :meth:`activate_past_recording`."""
@@ -173,7 +182,9 @@ class HopeCache(Cache):
 
     def detach(self) -> HopeCache:
         """Cut the graph in place, for truncated back-propagation; returns itself."""
-        return self._map_states(torch.Tensor.detach)
+        for layer in self.layers:
+            layer.detach()
+        return self
 
     def reorder_cache(self, beam_idx: Tensor) -> HopeCache:
         """Select samples by index, as beam search does; returns itself."""

@@ -65,6 +65,7 @@ class NestedMemoryLayer(CacheLayerMixin):
         self.ages: int | Tensor = 0
         self.record_past = False
         self._pieces: list[Piece] = []
+        self._device: torch.device | None = None  # where the state is, if that is known
 
     def commit(self, mixer: Mixer, x: Tensor, padding: Padding | None, after: LayerState) -> None:
         """Take the state after a forward pass.
@@ -77,7 +78,7 @@ class NestedMemoryLayer(CacheLayerMixin):
         """
         if self.record_past:
             self._pieces.append(Piece(self.state, self.columns, self.ages, mixer, x, padding))
-        self.state = after
+        self.state, self._device = after, x.device
         self.columns += x.shape[1]
         self.ages = _later(self.ages, x, padding)
         self.is_initialized = True
@@ -85,6 +86,10 @@ class NestedMemoryLayer(CacheLayerMixin):
     def activate_past_recording(self) -> None:
         """Remember passes from now on, so that :meth:`crop` can undo them: a state for each until a crop."""
         self.record_past = True
+
+    def end_past_recording(self) -> None:
+        """Remember nothing from now on, and let go of what is remembered."""
+        self.record_past, self._pieces = False, []
 
     def crop(self, tokens_to_remove: int) -> None:
         """Take tokens back, exactly: as if they had never been read.
@@ -152,13 +157,25 @@ class NestedMemoryLayer(CacheLayerMixin):
 
     def map_state(self, function: Callable[[Tensor], Tensor]) -> None:
         """Apply a function to every tensor of the state."""
+        self._device = None
         if self.state is not None:
             self.state = map_state(function, [self.state])
 
+    def detach(self) -> None:
+        """Cut the graph, of what is remembered too."""
+        self.map_state(torch.Tensor.detach)
+        self._pieces = [
+            piece._replace(
+                before=None if piece.before is None else map_state(torch.Tensor.detach, [piece.before]),
+                x=piece.x.detach(),
+            )
+            for piece in self._pieces
+        ]
+
     def state_on(self, device: torch.device) -> LayerState | None:
         """The state with its tensors on a device; positions, which are whole numbers, stay on the CPU."""
-        if self.state is None:
-            return None
+        if self.state is None or self._device == device:
+            return self.state
         here: LayerState = map_state(
             lambda t: t.to(device, non_blocking=True) if t.is_floating_point() else t, [self.state]
         )
@@ -170,6 +187,10 @@ class NestedMemoryLayer(CacheLayerMixin):
 
     def prefetch(self) -> None:
         """Nothing: a layer's state comes to the device of its inputs when it is read."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is remembered, which refers to the model."""
+        return {**self.__dict__, "_pieces": []}
 
     def copy(self) -> NestedMemoryLayer:
         """A snapshot that later tokens do not change; it remembers no passes."""

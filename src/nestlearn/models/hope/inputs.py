@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 from torch import Tensor
 from transformers.cache_utils import Cache
@@ -23,8 +23,32 @@ def given_cache(past_key_values: Cache | None, cache: Cache | None) -> Cache | N
     return past_key_values if cache is None else cache
 
 
-def padding_of(attention_mask: Tensor | None, x: Tensor) -> Padding | None:
+def check_packing(attention_mask: Tensor | None, others: Mapping[str, Any]) -> None:
+    """Refuse several sequences in one row, which a memory would take for one.
+
+    Args:
+        attention_mask: Without one, positions say where a sequence begins.
+        others: What else a model is given.
+
+    Raises:
+        ValueError: If positions start again, or the beginnings of sequences are given.
+    """
+    positions: Any = others.get("position_ids")
+    again = attention_mask is None and positions is not None and positions.shape[-1] > 1
+    if "cu_seq_lens_q" in others or (again and bool((positions.diff(dim=-1) <= 0).any())):
+        raise ValueError(
+            "several sequences are packed into one row, and a memory would read them as one: give each a row "
+            "of its own, with padding and an attention_mask"
+        )
+
+
+def padding_of(attention_mask: Tensor | None, x: Tensor, columns: int) -> Padding | None:
     """The padding of a piece ``[B, T, d]``, from a mask of its columns or of all columns so far.
+
+    Args:
+        attention_mask: ``[B, T]`` or ``[B, columns + T]``; None for no padding.
+        x: The piece.
+        columns: Columns before the piece.
 
     Raises:
         ValueError: If the mask has another shape, or hides a token between others.
@@ -32,10 +56,11 @@ def padding_of(attention_mask: Tensor | None, x: Tensor) -> Padding | None:
     if attention_mask is None:
         return None
     shape, length = tuple(attention_mask.shape), x.shape[1]
-    if len(shape) != 2 or shape[0] != x.shape[0] or shape[1] < length:
+    if len(shape) != 2 or shape[0] != x.shape[0] or shape[1] not in (length, columns + length):
+        known = f"{length}" if not columns else f"{length} or {columns + length}"
         raise ValueError(
-            f"attention_mask is {shape}, expected ({x.shape[0]}, {length} or more): one number for each "
-            "column, zero at padding"
+            f"attention_mask is {shape}, expected ({x.shape[0]}, {known}): one number for each column, of "
+            "the piece or of all so far, zero at padding"
         )
     return Padding.of(attention_mask[:, -length:])
 
@@ -85,4 +110,4 @@ def _kind(layer: object) -> str | None:
     return None if layer.state is None else type(layer.state).__name__
 
 
-__all__ = ["columns_of", "given_cache", "layers_of", "padding_of"]
+__all__ = ["check_packing", "columns_of", "given_cache", "layers_of", "padding_of"]

@@ -21,8 +21,8 @@ from nestlearn.models.hope.cache_layer import NestedMemoryLayer
 from nestlearn.models.hope.configuration import HopeConfig
 from nestlearn.models.hope.generation import HopeGeneration
 from nestlearn.models.hope.initialization import reset_missing
-from nestlearn.models.hope.inputs import columns_of, given_cache, layers_of, padding_of
-from nestlearn.models.hope.outputs import cache_of, with_cache
+from nestlearn.models.hope.inputs import check_packing, columns_of, given_cache, layers_of, padding_of
+from nestlearn.models.hope.outputs import as_dict, cache_of, with_cache
 from nestlearn.models.scoring import Likelihood, Request, log_likelihoods
 
 
@@ -127,10 +127,10 @@ class HopeModel(HopePreTrainedModel):
             ValueError: If neither or both inputs are given, a sequence is empty, the mask hides a token
                 between others, or the cache belongs to another model or batch size.
         """
-        del kwargs
         x = self._embed(input_ids, inputs_embeds)
-        padding = padding_of(attention_mask, x)
+        check_packing(attention_mask, kwargs)
         cache = given_cache(past_key_values, cache)
+        padding = padding_of(attention_mask, x, 0 if cache is None else cache.get_seq_length())
         if use_cache is None:
             use_cache = cache is not None or (self.config.use_cache and not self.training)
         if cache is None and use_cache:
@@ -146,19 +146,26 @@ class HopeModel(HopePreTrainedModel):
         x = self.norm(x)
         shown = (*streams[:-1], x) if self._shows(output_hidden_states) else None
         out = with_cache(BaseModelOutputWithPast, cache, last_hidden_state=x, hidden_states=shown)
-        return out if return_dict is not False else out.to_tuple()
+        return out if as_dict(self.config, return_dict) else out.to_tuple()
 
     def _block(
         self, block: HopeBlock, layer: NestedMemoryLayer | None, x: Tensor, padding: Padding | None
     ) -> tuple[Tensor, tuple[Tensor, LayerState | None]]:
         """One layer: its output, and what its cache takes."""
         state, keep = None if layer is None else layer.state_on(x.device), layer is not None
-        if self.gradient_checkpointing and self.training:
-            # In halves: only one of them has its activations at a time.
-            x, read, new = self._gradient_checkpointing_func(block.mix, x, state, padding, keep)
-            return self._gradient_checkpointing_func(block.cms, x), (read, new)
-        x, read, new = block(x, state, padding, keep)
+        x, read, new = block(x, state, padding, keep, self._checkpoint(keep))
         return x, (read, new)
+
+    def _checkpoint(self, keep: bool) -> Any:
+        """The function that checkpoints, or None."""
+        if not (self.gradient_checkpointing and self.training):
+            return None
+        if keep and getattr(self._gradient_checkpointing_func, "keywords", {}).get("use_reentrant"):
+            raise ValueError(
+                "reentrant checkpoints lose the gradients that go through a cache: leave out use_reentrant, "
+                "or pass use_cache=False"
+            )
+        return self._gradient_checkpointing_func
 
     def _commit(
         self,
@@ -247,6 +254,7 @@ class HopeForCausalLM(HopePreTrainedModel, HopeGeneration, GenerationMixin):  # 
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             cache=given_cache(past_key_values, cache),
+            return_dict=True,
             **kwargs,
         )
         logits = self.lm_head(out.last_hidden_state[:, columns_of(logits_to_keep)])
@@ -254,7 +262,7 @@ class HopeForCausalLM(HopePreTrainedModel, HopeGeneration, GenerationMixin):  # 
         result = with_cache(
             CausalLMOutputWithPast, cache_of(out), loss=loss, logits=logits, hidden_states=out.hidden_states
         )
-        return result if return_dict is not False else result.to_tuple()
+        return result if as_dict(self.config, return_dict) else result.to_tuple()
 
     def score(self, requests: Sequence[Request], **settings: Any) -> list[Likelihood]:
         """How likely continuations are, given their contexts.
@@ -277,6 +285,10 @@ class HopeForCausalLM(HopePreTrainedModel, HopeGeneration, GenerationMixin):  # 
 def _loss(logits: Tensor, labels: Tensor, attention_mask: Tensor | None) -> Tensor:
     if labels.shape[1] < 2:
         raise ValueError("labels of one token leave nothing to predict: give at least two tokens")
+    if logits.shape[1] != labels.shape[1]:
+        raise ValueError(
+            f"labels are of {labels.shape[1]} positions, logits_to_keep left {logits.shape[1]}: leave it out"
+        )
     following = labels[:, 1:]
     if attention_mask is not None:
         # Nothing is predicted at padding, not even the first token behind it.

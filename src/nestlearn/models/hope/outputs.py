@@ -33,9 +33,14 @@ def with_cache(kind: type[Output], cache: Cache | None, **fields: Any) -> Output
     return kind(**{CACHE_NAME: cache}, **fields)
 
 
+def as_dict(config: Any, return_dict: bool | None) -> bool:
+    """Whether a model gives its output as an object and not as a tuple."""
+    return bool(getattr(config, "return_dict", True) if return_dict is None else return_dict)
+
+
 def cache_of(output: Any) -> Any:
     """The cache of an output of transformers, or None."""
     return getattr(output, CACHE_NAME)
 
 
-__all__ = ["CACHE_NAME", "cache_of", "with_cache"]
+__all__ = ["CACHE_NAME", "as_dict", "cache_of", "with_cache"]
