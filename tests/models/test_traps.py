@@ -15,10 +15,10 @@ from transformers import cache_utils
 from nestlearn.models.hope import HopeCache, NestedMemoryLayer
 from nestlearn.models.hope.outputs import CACHE_NAME, cache_of
 from tests.helpers import random_tokens, relative_error, state_tensors, tiny_model
-from tests.models.variants import FEW, SOME, Changes, over
+from tests.models.variants import EVERY, FEW, Changes, over
 
 
-@over(SOME)
+@over(EVERY)
 @torch.no_grad()
 def test_reset_goes_back_to_the_meta_learned_state_and_not_to_zero(changes: Changes) -> None:
     """Zeros are no beginning for fast weights whose initial state was learned."""
@@ -55,7 +55,7 @@ def test_assisted_generation_is_not_switched_off() -> None:
     assert HopeCache().is_croppable
 
 
-@over(SOME)
+@over(FEW)
 @pytest.mark.parametrize("sizes", [(1,) * 24, (2,) * 12, (7, 7, 7, 3), (5, 1, 11, 2, 4, 1), (23, 1)])
 @torch.no_grad()
 def test_several_tokens_on_a_filled_cache_see_it(changes: Changes, sizes: tuple[int, ...]) -> None:
