@@ -77,13 +77,13 @@ def test_the_norm_ratio_by_hand():
     model, cache = build("matrix", False, SMALL), HopeCache()
     with torch.no_grad():
         model(next(pieces(SMALL)), past_key_values=cache)
-        for layer in cache.layers:
+        for layer in cache.states:
             layer.memory.weights[0].zero_()
         assert norm_ratio(model, cache) == pytest.approx(1.0)
         start = model.model.layers[1].mixer.memory
-        cache.layers[1].memory.weights[0][0, 1, 2] = 2.0 * start[2, 1]
+        cache.states[1].memory.weights[0][0, 1, 2] = 2.0 * start[2, 1]
         assert norm_ratio(model, cache) == pytest.approx(3.0)
-        cache.layers[0].memory.weights[0][0, 0, 0, 0, 0] = math.nan
+        cache.states[0].memory.weights[0][0, 0, 0, 0, 0] = math.nan
         assert math.isnan(norm_ratio(model, cache))
 
 

@@ -345,6 +345,15 @@ def test_whatever_happens_the_target_is_as_it_was(
     assert {path.name for path in tmp_path.iterdir()} == {"llama", "old.safetensors"}
 
 
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C raises, also in a shell that started the tests in the background, where it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("target", ["llama", "old.safetensors", "new", "new.safetensors"])
 def test_ctrl_c_waits_while_the_target_is_put_in_place(
     target: str, things: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -412,6 +421,8 @@ def test_ctrl_c_at_any_moment_leaves_a_whole_target(things: Path, tmp_path: Path
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
+            # A background shell's children ignore Ctrl-C.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
         ) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == b"ready\n"

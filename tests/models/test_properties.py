@@ -159,7 +159,7 @@ def test_rate_zero_and_retention_one_never_change_a_memory(changes: Changes) -> 
                 bias.fill_(ends[gate])
     with torch.no_grad():
         cache = model(random_tokens(2, 101), use_cache=True).past_key_values
-    for layer, state in zip(model.model.layers, cache.layers, strict=True):
+    for layer, state in zip(model.model.layers, cache.states, strict=True):
         for start, now in zip(layer.mixer.parameters_of_memory().weights, state.memory.weights, strict=True):
             rest = start.transpose(0, 1).expand_as(now)
             assert torch.equal(now, torch.zeros_like(now) if layer.mixer.rule.rest == "initial" else rest)
