@@ -52,7 +52,7 @@ def test_going_back_to_where_a_pass_began_changes_no_bit(changes: Changes) -> No
     assert difference(before.states, cache.states) is None
     cache.activate_past_recording()
     model(tokens[:, 9:], past_key_values=cache)
-    cache.crop(9)  # how many to keep, as transformers 5.0 says it
+    cache.crop(9)  # how many to keep, as older transformers say it
     assert difference(before.states, cache.states) is None
 
 

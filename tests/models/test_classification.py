@@ -184,3 +184,10 @@ def test_a_language_model_becomes_a_classifier(tied: bool, tmp_path: Path) -> No
     assert model.score.weight.shape == (4, 16)
     body = language_model.model.state_dict()
     assert difference(dict(body), dict(model.model.state_dict())) is None
+
+
+def test_a_tuple_by_configuration() -> None:
+    tokens = random_tokens(2, 6)
+    model = classifier(return_dict=False)
+    assert isinstance(model(tokens), tuple)
+    assert torch.equal(model(tokens)[0], model(tokens, return_dict=True).logits)

@@ -57,11 +57,6 @@ class Padding:
         """The padding of the first so many columns."""
         return Padding.of(self.mask[:, :columns])
 
-    def rows(self, index: Tensor) -> Padding:
-        """Of these rows, ``[N]``."""
-        index = index.cpu()
-        return Padding(self.starts[index], self.lengths[index], self.mask[index.to(self.mask.device)])
-
     def aligned(self, x: Tensor) -> Tensor:
         """``[B, T, d]`` with the tokens of every row at its front."""
         return _shifted(x, self.starts)

@@ -96,7 +96,7 @@ class NestedMemoryLayer(CacheLayerMixin):
 
         Args:
             tokens_to_remove: Negative or zero: so many columns are taken back. Positive: so many are kept, as
-                transformers 5.0 means it. What was remembered so far is let go.
+                older versions of transformers mean it. What was remembered so far is let go.
 
         Raises:
             ValueError: If the passes to undo were not remembered; the state is unchanged.
@@ -116,7 +116,7 @@ class NestedMemoryLayer(CacheLayerMixin):
                 "cache.copy()"
             )
         self.state, self.columns, self.ages = piece.before, piece.columns, piece.ages
-        self._pieces = []
+        self._pieces, self._device = [], None
         if keep > piece.columns:
             self._repeat(piece, keep - piece.columns)
 
@@ -124,7 +124,7 @@ class NestedMemoryLayer(CacheLayerMixin):
         """Read the first columns of a piece once more."""
         x = piece.x[:, :columns]
         padding = None if piece.padding is None else piece.padding.part(columns)
-        _, after = mix_padded(piece.mixer, x, self.state, padding)
+        _, after = mix_padded(piece.mixer, x, self.state_on(x.device), padding)
         assert after is not None
         recording, self.record_past = self.record_past, False
         self.commit(piece.mixer, x, padding, after)
@@ -223,12 +223,12 @@ class NestedMemoryLayer(CacheLayerMixin):
         return -1
 
     def get_max_cache_shape(self) -> int:
-        """No maximum, by the name that transformers 5.0 has for it."""
+        """No maximum, by the name that older versions of transformers have for it."""
         return -1
 
     def get_mask_sizes(self, query_length: Any, *args: Any) -> tuple[int, int]:
         """Length and offset of the keys that transformers' masks would cover: all columns, from 0."""
-        # transformers 5.0 gives the positions, later versions how many there are.
+        # Older versions give the positions, later versions how many there are.
         length = len(query_length) if isinstance(query_length, Tensor) else int(query_length)
         return self.columns + length, 0
 

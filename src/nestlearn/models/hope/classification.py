@@ -10,6 +10,7 @@ from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 
 from nestlearn.models.hope.configuration import HopeConfig
 from nestlearn.models.hope.modeling import HopeModel, HopePreTrainedModel
+from nestlearn.models.hope.outputs import as_dict
 
 
 class HopeForSequenceClassification(HopePreTrainedModel):
@@ -71,6 +72,7 @@ class HopeForSequenceClassification(HopePreTrainedModel):
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            return_dict=True,
             **kwargs,
         )
         hidden = out.last_hidden_state
@@ -83,7 +85,7 @@ class HopeForSequenceClassification(HopePreTrainedModel):
         # By their own names: transformers calls a cache differently from version to version.
         rest = {name: value for name, value in out.items() if name != "last_hidden_state"}
         result = SequenceClassifierOutputWithPast(loss=loss, logits=logits, **rest)
-        return result if return_dict is not False else result.to_tuple()
+        return result if as_dict(self.config, return_dict) else result.to_tuple()
 
     def _last(self, hidden: Tensor, input_ids: Tensor | None, attention_mask: Tensor | None) -> Tensor:
         """Column of the last token of every sequence, int64 ``[B]``."""

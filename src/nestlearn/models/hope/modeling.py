@@ -124,8 +124,9 @@ class HopeModel(HopePreTrainedModel):
             ``last_hidden_state`` ``[B, T, d]``, ``past_key_values`` and ``hidden_states``.
 
         Raises:
-            ValueError: If neither or both inputs are given, a sequence is empty, the mask hides a token
-                between others, or the cache belongs to another model or batch size.
+            ValueError: If neither or both inputs are given, a sequence is empty, several are packed into one
+                row, the mask hides a token between others, the cache belongs to another model or batch size,
+                or checkpoints are reentrant where there is a cache.
         """
         x = self._embed(input_ids, inputs_embeds)
         check_packing(attention_mask, kwargs)
