@@ -58,8 +58,7 @@ def run_evaluate(
         ) from error
     if not tasks:
         raise ValueError(f"--tasks names none; ours are {', '.join(task_names())}")
-    for path in (result, samples):
-        _check_target(path)
+    _check_targets(result, samples)
     own = [str(TASKS), *([] if include is None else [str(include)])]
     manager = TaskManager(include_path=own, include_defaults=False)
     if _unknown(manager, tasks):
@@ -84,17 +83,22 @@ def run_evaluate(
         Console(stderr=True).print("\nStopped; nothing was written.")
         raise typer.Exit(130) from None
     print(make_table(found))
-    figures = {key: found[key] for key in _KEPT if key in found}
-    for path, content in ((samples, found.get("samples")), (result, figures)):
+    for path, content in ((samples, found.get("samples")), (result, _figures(found))):
         if path is not None:
             write_atomically(path, json.dumps(content, indent=1, default=handle_non_serializable) + "\n")
 
 
-def _check_target(path: Path | None) -> None:
-    """Refuse a file that cannot be written, before the work."""
-    above = None if path is None else next(p for p in path.absolute().parents if p.exists())
-    if above is not None and not above.is_dir():
-        raise ValueError(f"{path} cannot be written: {above} is a file and no folder")
+def _figures(found: dict[str, Any]) -> dict[str, Any]:
+    """Of what lm-eval reports, what is kept."""
+    return {key: found[key] for key in _KEPT if key in found}
+
+
+def _check_targets(*paths: Path | None) -> None:
+    """Refuse files that cannot be written, before the work."""
+    for path in paths:
+        above = None if path is None else next(p for p in path.absolute().parents if p.exists())
+        if above is not None and not above.is_dir():
+            raise ValueError(f"{path} cannot be written: {above} is a file and no folder")
 
 
 def _unknown(manager: Any, tasks: Sequence[str]) -> list[str]:
@@ -117,7 +121,7 @@ def run_perplexity(
         ValueError: For bad input, or no text.
         typer.Exit: With code 130 after Ctrl-C.
     """
-    _check_target(result)
+    _check_targets(result)
     stream = list(documents(list(read_files(text))))  # a missing file shall be found before the model loads
     taught, tokenizer = load_pretrained(model)
     if memory is not None:

@@ -66,9 +66,7 @@ def learn(
     track: Track,
 ) -> Learned:
     """See :meth:`nestlearn.Learner.learn`."""
-    if isinstance(checkpoint_every, bool) or not checkpoint_every >= 1:
-        raise ValueError(f"checkpoint_every must be at least 1; got {checkpoint_every!r}")
-    chosen_trackers(track, run_dir)  # what is wrong with it is said before anything else
+    _check(checkpoint_every, run_dir, track)
     windows, report = Windows(learner.tokenizer, learner.context, learner.batch_size), Learned()
     saved = _read(learner, checkpoint) if checkpoint is not None and checkpoint.exists() else None
     if saved is not None:
@@ -117,6 +115,13 @@ def learn(
     report.finished = True
     save()
     return report
+
+
+def _check(checkpoint_every: int, run_dir: Path | None, track: Track) -> None:
+    """Say what is wrong with the arguments before anything else."""
+    if isinstance(checkpoint_every, bool) or not checkpoint_every >= 1:
+        raise ValueError(f"checkpoint_every must be at least 1; got {checkpoint_every!r}")
+    chosen_trackers(track, run_dir)
 
 
 class _Follower:

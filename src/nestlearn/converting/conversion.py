@@ -111,11 +111,7 @@ def convert(
     to = ("file" if target.suffix == ".safetensors" else "folder") if to is None else to
     _check(source, kind, target, to, base, dtype)
     with staged(target, force) as draft:
-        if kind == "memory":
-            assert base is not None
-            content = merged(source, base)
-        else:
-            content = _READERS[kind](source / _CHECKPOINT if _is_run(source) else source)
+        content = _read(source, kind, base)
         if dtype is not None:
             content = content.cast(dtype)
         written = list(content.tensors.values())
@@ -127,6 +123,14 @@ def convert(
             _verify(content, draft, to)
     size = sum(tensor.numel() * tensor.element_size() for tensor in written)
     return Conversion(kind, to, target, len(written), size, content.left_out)
+
+
+def _read(source: Path, kind: str, base: str | Path | None) -> Content:
+    """The model in a source of a known kind."""
+    if kind == "memory":
+        assert base is not None
+        return merged(source, base)
+    return _READERS[kind](source / _CHECKPOINT if _is_run(source) else source)
 
 
 def kind_of(path: str | Path) -> str:
