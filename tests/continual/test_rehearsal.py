@@ -121,6 +121,53 @@ def test_keep_is_a_change_that_somebody_tells() -> None:
     assert same(weights(own.rehearsal.speaker), weights(own.model))
 
 
+def test_the_model_is_the_mean_of_a_learner_whose_rate_rises() -> None:
+    own = Rehearsing(1e-2, Rehearsal(ahead=4), horizon=4)
+    own.attach(pretrained())
+    mean, rates = weights(own.model), []
+    for step in range(6):
+        rates.append(own.optimizer.param_groups[0]["lr"])
+        own.step(windows(step, high=4))
+        mean = {name: m + (weights(own.learner)[name] - m) / 4 for name, m in mean.items()}
+        assert all(torch.allclose(weights(own.model)[name], value) for name, value in mean.items())
+    assert rates == pytest.approx([0.0025, 0.005, 0.0075, 0.01, 0.01, 0.01])
+    assert not same(weights(own.learner), weights(own.model))
+    assert own.keep()
+    assert same(weights(own.learner), weights(own.model))  # where the next subject begins
+    assert own.optimizer.param_groups[0]["lr"] == pytest.approx(0.0025)
+
+
+def test_the_mean_of_a_model_in_half_precision_moves_by_less_than_its_weights_can() -> None:
+    base = pretrained().to(torch.bfloat16)
+    own = Rehearsing(1e-5, Rehearsal(ahead=4))
+    own.attach(base)
+    for step in range(3):
+        own.step(windows(step, high=4))
+    means = own.state_dict()["means"]
+    assert all(value.dtype == torch.float32 for value in means.values())
+    moved = [name for name, value in means.items() if not torch.equal(value, weights(base)[name].float())]
+    assert len(moved) == len(means)
+
+
+def test_a_horizon_of_one_is_fine_tuning_on_both_texts() -> None:
+    base = pretrained()
+    own, twin = Rehearsing(1e-2, Rehearsal(ahead=4), horizon=1), FineTuning(1e-2)
+    own.attach(base)
+    twin.attach(base)
+    rehearsal = attached(base)
+
+    def both(batch: Tensor) -> Tensor:
+        return rehearsal.loss(twin.model, rehearsal.begin(twin.model, batch)[1], batch)
+
+    twin.loss = both  # type: ignore[method-assign]
+    for step in range(40):
+        own.step(windows(0, high=4) if step < 30 else windows(1, low=10))
+        twin.step(windows(0, high=4) if step < 30 else windows(1, low=10))
+    assert rehearsal.subjects == 2
+    assert same(weights(own.model), weights(twin.model))
+    assert same(weights(own.learner), weights(twin.model))
+
+
 def test_less_is_forgotten_than_by_fine_tuning() -> None:
     base = pretrained()
     first = FineTuning(1e-2)
@@ -147,6 +194,9 @@ def test_bad_settings_and_states() -> None:
         Rehearsal(subjects=0)
     with pytest.raises(ValueError, match=r"ahead must be a whole number, at least 1; got 1\.5"):
         Rehearsal(ahead=1.5)  # type: ignore[arg-type]
+    for wrong in (0, 2.5, True):
+        with pytest.raises(ValueError, match=f"horizon must be a whole number .* at least 1; got {wrong}"):
+            Rehearsing(horizon=wrong)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no speaker yet"):
         Rehearsal().texts(1, 4)
     made = attached()

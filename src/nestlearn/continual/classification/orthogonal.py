@@ -210,6 +210,7 @@ class GradientProjection(_Projected):
         total = exact.square().sum()
         # Of the inputs' squared length, what lies inside before each further vector is taken in.
         covered = total - lengths.square().sum() + lengths.square().cumsum(0) - lengths.square()
+        covered = covered.clamp(min=0.0)  # rounding makes it less, and a threshold of 0 shall take in nothing
         # The basis is rounded; what is left of inputs inside of it is no direction.
         there = lengths > torch.finfo(rows.dtype).eps * max(rows.shape) * total.sqrt()
         count = int(((covered < self.threshold * total) & there).sum())

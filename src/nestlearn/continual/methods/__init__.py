@@ -4,7 +4,8 @@ from nestlearn.continual.methods.base import Change, Method
 from nestlearn.continual.methods.levels import DEFAULT_LEVELS, DEFAULT_REST, Levels, default_levels
 from nestlearn.continual.methods.lora import Lora
 from nestlearn.continual.methods.penalties import ElasticWeights, L2ToStart
-from nestlearn.continual.methods.rehearsal import Rehearsal, Rehearsing
+from nestlearn.continual.methods.rehearsal import Rehearsal
+from nestlearn.continual.methods.rehearsing import Rehearsing
 from nestlearn.continual.methods.replay import Averaging, Replay
 from nestlearn.continual.methods.tuning import BlockTuning, FineTuning
 

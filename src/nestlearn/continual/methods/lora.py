@@ -59,7 +59,7 @@ class Lora(FineTuning):
             torch.manual_seed(chosen["seed"])
             shared: Any = sharing_copy(base, ())
             self.model = get_peft_model(shared, config).eval()
-        self.base = base
+        self.base, self.learner = base, self.model
         adapters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self.parts = {name: Part(p) for name, p in adapters.items()}
         self.start = {name: part.own.detach().clone() for name, part in self.parts.items()}

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nestlearn.continual.methods.base import Method, Tree, causal_loss
-from nestlearn.continual.methods.tuning import FineTuning
+from nestlearn.continual.methods.base import Tree, causal_loss
 from nestlearn.continual.storage import size_of
 from nestlearn.levels import Surprise
 from nestlearn.retrofitting import own_samples, positions, start_token
@@ -91,25 +90,33 @@ class Rehearsal:
             raise ValueError("the rehearsal has no speaker yet: attach(model) first")
         return self.speaker
 
-    def begin(self, model: nn.Module, batch: Tensor) -> tuple[bool, Tensor]:
+    def begin(self, model: nn.Module, batch: Tensor, speaker: nn.Module | None = None) -> tuple[bool, Tensor]:
         """The loss of new text ``[]``; if it begins another subject, the model speaks from now on.
 
         Args:
             model: The model that learns.
-            batch: Windows ``[B, T + 1]``, learned as beginnings of texts: those that do not begin with the
-                token that texts begin with are moved to make room for it.
+            batch: Windows ``[B, T + 1]``; see :meth:`new_loss`.
+            speaker: Who speaks from then on, where that is not the model itself.
 
         Returns:
             Whether a subject has begun, and the loss.
         """
-        start = torch.full_like(batch[:, :1], start_token(self._attached))
-        begun = torch.where(batch[:, :1] == start, batch, torch.cat([start, batch[:, :-1]], dim=1))
-        new = causal_loss(model, begun)
+        new = self.new_loss(model, batch)
         value = float(new.detach())
         changed = math.isfinite(value) and self._surprise(value)
         if changed:
-            self.change(model)
+            self.change(model if speaker is None else speaker)
         return changed, new
+
+    def new_loss(self, model: nn.Module, batch: Tensor) -> Tensor:
+        """The loss ``[]`` of windows ``[B, T + 1]`` as beginnings of texts.
+
+        Those that do not begin with the token that texts begin with are moved to make room for it.
+        """
+        start = torch.full_like(batch[:, :1], start_token(self._attached))
+        return causal_loss(
+            model, torch.where(batch[:, :1] == start, batch, torch.cat([start, batch[:, :-1]], dim=1))
+        )
 
     def change(self, model: nn.Module) -> None:
         """End a subject: the model knows one more, and speaks from now on."""
@@ -196,54 +203,3 @@ def _predictions(model: nn.Module, ids: Tensor) -> Tensor:
     """Log-probabilities of the next token after every token ``[B * T, V]``, in float32 at least."""
     logits: Tensor = model(input_ids=ids, use_cache=False).logits.flatten(0, 1)
     return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
-
-
-class Rehearsing(FineTuning):
-    """Fine-tuning that rehearses: what the model knew stays part of what it learns.
-
-    Args:
-        lr: Learning rate.
-        rehearsal: What is rehearsed, and how much.
-        further: See :class:`~nestlearn.continual.methods.FineTuning`.
-    """
-
-    name: ClassVar[str] = "rehearsal"
-
-    def __init__(self, lr: float = 1e-4, rehearsal: Rehearsal | None = None, **further: Any) -> None:
-        super().__init__(lr, **further)
-        self.rehearsal = Rehearsal() if rehearsal is None else rehearsal
-        self._settings["rehearsal"] = self.rehearsal.settings
-
-    @classmethod
-    def from_settings(cls, settings: Mapping[str, Any], learned: Mapping[str, Any]) -> Method:
-        """The method as a file describes it."""
-        own = {**settings, "betas": tuple(settings["betas"]), "rehearsal": Rehearsal(**settings["rehearsal"])}
-        return cls(**own)
-
-    def attach(self, base: nn.Module) -> None:
-        """The base speaks first."""
-        super().attach(base)
-        self.rehearsal.attach(base)
-
-    def loss(self, batch: Tensor) -> Tensor:
-        """Of the new text, and of what the speaker says."""
-        _, new = self.rehearsal.begin(self.model, batch)
-        return self.rehearsal.loss(self.model, new, batch)
-
-    def keep(self) -> bool:
-        """Speak for the model as it is now."""
-        self.rehearsal.change(self.model)
-        return True
-
-    def stored_bytes(self) -> int:
-        """Of the speaker."""
-        return self.rehearsal.stored_bytes()
-
-    def state_dict(self) -> Tree:
-        """With the rehearsal's."""
-        return {**super().state_dict(), "rehearsal": self.rehearsal.state_dict()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore also the rehearsal."""
-        self.rehearsal.load_state_dict(state["rehearsal"])
-        super().load_state_dict(state)

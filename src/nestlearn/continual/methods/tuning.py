@@ -27,6 +27,9 @@ class FineTuning(Method):
         weight_decay: Of AdamW.
         max_grad_norm: Gradients are scaled down to this norm.
 
+    Attributes:
+        learner: What takes the steps: the model itself, unless a subclass has another.
+
     Raises:
         ValueError: For a value outside its range.
     """
@@ -70,7 +73,8 @@ class FineTuning(Method):
             slots = [s for block in find_blocks(base) for p in block.projections for s in p.slots]
             names = [slot.name for slot in slots]
         self.base, self.model = base, sharing_copy(base, names)
-        self.parts = {name: Part(self.model.get_parameter(name)) for name in names}
+        self.learner = self.model
+        self.parts = {name: Part(self.learner.get_parameter(name)) for name in names}
         settings = {key: self._settings[key] for key in ("lr", "betas", "weight_decay")}
         self.optimizer = torch.optim.AdamW([part.own for part in self.parts.values()], **settings)
 
@@ -98,7 +102,7 @@ class FineTuning(Method):
                 part.scatter()
             self.updates += 1
         self.optimizer.zero_grad()
-        self.model.zero_grad()
+        self.learner.zero_grad()
         if not finite:
             raise NonFiniteGradientError(
                 "a gradient or the loss is NaN or infinite; nothing has changed: go on with other text, or "
@@ -108,7 +112,7 @@ class FineTuning(Method):
 
     def learned(self) -> Tree:
         """Values of the parameters that have changed."""
-        now = {name: part.parameter.detach() for name, part in self.parts.items()}
+        now = {name: self.model.get_parameter(name).detach() for name in self.parts}
         return {n: value for n, value in now.items() if not torch.equal(value, self.base.get_parameter(n))}
 
     def apply(self, learned: Mapping[str, Any]) -> None:
@@ -129,7 +133,7 @@ class FineTuning(Method):
 
     def changes(self) -> list[Change]:
         """One entry."""
-        pairs = [(self.base.get_parameter(name), part.parameter) for name, part in self.parts.items()]
+        pairs = [(self.base.get_parameter(name), self.model.get_parameter(name)) for name in self.parts]
         return [Change(self.name, pairs, self.updates)]
 
     def state_dict(self) -> Tree:
