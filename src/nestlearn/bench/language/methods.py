@@ -165,6 +165,13 @@ METHODS: Mapping[str, Entry] = {
             lambda s, o: s.attached(Rehearsing(o["lr"], Rehearsal(seed=s.seed))),
             {"lr": (1e-3, 3e-3, 6e-3)},
             ours=True,
+            revision=1,  # at two paces
+        ),
+        Entry(
+            "rehearsal, one pace",
+            lambda s, o: s.attached(Rehearsing(o["lr"], Rehearsal(seed=s.seed), horizon=1)),
+            {"lr": (1e-3, 3e-3, 6e-3)},
+            ours=True,
         ),
         Entry(
             "levels, gradient descent",
