@@ -45,7 +45,7 @@ def test_the_loss_is_the_mean_of_both_by_subjects() -> None:
     base, batch = pretrained(), windows(0)
     model = moved(pretrained())
     made, twin = attached(base, subjects=3), attached(base, subjects=3)
-    own = twin.texts(4, 8)
+    own = twin.texts(8, 8)  # two windows for each of the four
     with torch.no_grad():
         said = base(input_ids=own).logits.softmax(-1)
         heard = model(input_ids=own).logits.softmax(-1)
@@ -192,6 +192,8 @@ def test_less_is_forgotten_than_by_fine_tuning() -> None:
 def test_bad_settings_and_states() -> None:
     with pytest.raises(ValueError, match="subjects must be a whole number, at least 1; got 0"):
         Rehearsal(subjects=0)
+    with pytest.raises(ValueError, match="windows must be a whole number, at least 1; got 0"):
+        Rehearsal(windows=0)
     with pytest.raises(ValueError, match=r"ahead must be a whole number, at least 1; got 1\.5"):
         Rehearsal(ahead=1.5)  # type: ignore[arg-type]
     for wrong in (0, 2.5, True):

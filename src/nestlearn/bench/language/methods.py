@@ -165,11 +165,11 @@ METHODS: Mapping[str, Entry] = {
             lambda s, o: s.attached(Rehearsing(o["lr"], Rehearsal(seed=s.seed))),
             {"lr": (1e-3, 3e-3, 6e-3)},
             ours=True,
-            revision=1,  # at two paces
+            revision=1,  # at two paces, on twice as much text
         ),
         Entry(
             "rehearsal, one pace",
-            lambda s, o: s.attached(Rehearsing(o["lr"], Rehearsal(seed=s.seed), horizon=1)),
+            lambda s, o: s.attached(Rehearsing(o["lr"], Rehearsal(seed=s.seed, windows=1), horizon=1)),
             {"lr": (1e-3, 3e-3, 6e-3)},
             ours=True,
         ),

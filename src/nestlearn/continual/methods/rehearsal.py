@@ -24,7 +24,7 @@ class Rehearsal:
     """Texts that a model draws from itself at rest, learned beside what comes next.
 
     When the subject changes, which the loss tells, a copy of the model is kept (the *speaker*). From then on
-    the speaker writes as much text as comes in, and the model is held to the speaker's predictions on it:
+    the speaker writes twice as much text as comes in, and the model is held to its predictions on that:
 
         w CE(new text) + (1 - w) KL(speaker || model) on the speaker's text,    w = 1 / (1 + subjects)
 
@@ -37,13 +37,14 @@ class Rehearsal:
 
     The speaker is one more level, the slowest: it is updated once a subject, and hands on what it knows by
     generating the context of the others (Sec. 3.3). So that it begins with any subject alike, windows of new
-    text are learned as beginnings of texts. A subject that comes again counts again. A step costs about two
-    and a half times as much, and the drawing of the text.
+    text are learned as beginnings of texts. A subject that comes again counts again. A step costs nearly four
+    times as much, and the drawing of the text.
 
     Args:
         subjects: That the model knows when it begins, as weight against a new one.
         ahead: Windows that are drawn at a time.
         seed: Of the draws.
+        windows: Of its own text for each of the new. With fewer, less is kept at less cost.
 
     Attributes:
         subjects: Those and the changes that were noticed.
@@ -53,12 +54,12 @@ class Rehearsal:
         ValueError: For a value outside its range.
     """
 
-    def __init__(self, subjects: int = 1, ahead: int = 64, seed: int = 0) -> None:
-        for name, value in (("subjects", subjects), ("ahead", ahead)):
+    def __init__(self, subjects: int = 1, ahead: int = 64, seed: int = 0, windows: int = 2) -> None:
+        for name, value in (("subjects", subjects), ("ahead", ahead), ("windows", windows)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a whole number, at least 1; got {value!r}")
-        self._settings: Tree = {"subjects": subjects, "ahead": ahead, "seed": seed}
-        self.subjects, self.ahead, self.seed = subjects, ahead, seed
+        self._settings: Tree = {"subjects": subjects, "ahead": ahead, "seed": seed, "windows": windows}
+        self.subjects, self.ahead, self.seed, self.windows = subjects, ahead, seed, windows
         self.speaker: nn.Module | None = None
         self._drawn: list[Tensor] = []
         self._draws = 0
@@ -153,14 +154,14 @@ class Rehearsal:
         Args:
             model: The model that learns.
             new: Its loss on the new text, a mean over tokens.
-            batch: That text ``[B, T + 1]``; as much is rehearsed.
+            batch: That text ``[B, T + 1]``; ``windows`` times as much is rehearsed.
 
         Returns:
             A scalar; its gradient has both parts.
         """
         if not bool(torch.isfinite(new)):
             return new  # refused by whoever takes the step, and nothing has been drawn
-        own = self.texts(len(batch), batch.shape[1] - 1).to(batch.device)
+        own = self.texts(self.windows * len(batch), batch.shape[1] - 1).to(batch.device)
         with torch.no_grad():
             wanted = _predictions(self._attached, own)
         divergence = F.kl_div(_predictions(model, own), wanted, reduction="batchmean", log_target=True)
