@@ -98,14 +98,16 @@ def search(own: Search) -> Record:
     """Try settings on validation examples of the first tasks.
 
     All combinations, if there are no more than the budget of trials; otherwise those that a tree-structured
-    Parzen estimator draws (Optuna; Akiba et al. 2019, arXiv 1907.10902).
+    Parzen estimator draws (Optuna; Akiba et al. 2019, arXiv 1907.10902). A single one is not tried.
 
     Raises:
         ModuleNotFoundError: optuna is not installed.
     """
-    optuna = _optuna()
     stream = STREAMS[own.stream]
     space = {name: list(values) for name, values in stream.entries[own.method].space.items()}
+    if space and all(len(values) == 1 for values in space.values()):
+        return {"best": {name: values[0] for name, values in space.items()}, "trials": [], "seconds": 0.0}
+    optuna = _optuna()
     started = time.process_time()
 
     def objective(trial: Any) -> float:

@@ -168,6 +168,12 @@ METHODS: Mapping[str, Entry] = {
             revision=1,  # at two paces, on twice as much text
         ),
         Entry(
+            "rehearsal, rate of other text",
+            lambda s, o: s.attached(Rehearsing(o["lr"], Rehearsal(seed=s.seed))),
+            {"lr": (3e-3,)},
+            ours=True,
+        ),
+        Entry(
             "rehearsal, one pace",
             lambda s, o: s.attached(Rehearsing(o["lr"], Rehearsal(seed=s.seed, windows=1), horizon=1)),
             {"lr": (1e-3, 3e-3, 6e-3)},
