@@ -66,6 +66,15 @@ def test_a_small_space_is_searched_whole(
     assert sorted(tried) == sorted(METHODS["ordinary"].space["lr"])
 
 
+def test_a_single_setting_is_taken_without_a_trial(
+    stream: ClassificationStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = {**METHODS, "ordinary": replace(METHODS["ordinary"], space={"lr": (1e-3,)})}
+    monkeypatch.setattr(cells, "STREAMS", {"small": small(table=table)})
+    record = execute(Search("small", "ordinary"))
+    assert record == {"best": {"lr": 1e-3}, "trials": [], "seconds": 0.0}
+
+
 def test_a_search_repeats(stream: ClassificationStream) -> None:
     first, again = (execute(Search(stream.name, "exact head")) for _ in range(2))
     assert (first["best"], first["trials"]) == (again["best"], again["trials"])

@@ -44,8 +44,8 @@ MEASURES = Measures(
         "rise of an earlier task at the moment a later one is first as well learned as by the worse of this "
         "method and ordinary fine-tuning at its end; **of ordinary's**: over what ordinary fine-tuning had "
         "lost at that moment. **worst**: the largest rise of any earlier task at any evaluation. All, joint "
-        "training too, begin with the same model, which has learned the first task. *rehearsal, rate of other "
-        "text* is not searched on the stream: its rate is that of the text which rehearsal was made on "
+        "training too, begin with the same model, which has learned the first task. In *rehearsal, "
+        "rate of other text* the rate is not searched but that of the text which rehearsal was made on "
         "(`log.md`). *one pace* is without the mean of weights, the rising rate and the second window of own "
         "text."
     ),
