@@ -33,7 +33,8 @@ class Rehearsing(FineTuning):
     Args:
         lr: Learning rate.
         rehearsal: What is rehearsed, and how much.
-        horizon: Steps; 1 for weights without a mean and a rate that does not rise.
+        horizon: Steps, well below those of a text; 1 for weights without a mean and a rate that does not
+            rise.
         further: See :class:`~nestlearn.continual.methods.FineTuning`.
 
     Attributes:
