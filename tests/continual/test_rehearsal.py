@@ -80,6 +80,11 @@ def test_texts_are_drawn_by_the_seed_and_none_comes_twice() -> None:
     assert first.texts(2, 6).shape == (2, 6)
 
 
+def test_texts_are_drawn_as_warm_as_is_asked() -> None:
+    assert len(attached(temperature=1e-3).texts(8, 8).unique(dim=0)) == 1
+    assert len(attached(temperature=1.0).texts(8, 8).unique(dim=0)) == 8
+
+
 def test_texts_are_no_longer_than_the_model_can_read() -> None:
     base = pretrained()
     longest = base.config.max_position_embeddings
@@ -101,11 +106,11 @@ def test_a_change_of_subject_makes_the_model_of_before_the_speaker(kind: str) ->
     assert same(weights(rehearsal.speaker), weights(base))
     for _ in range(30):
         own.step(windows(0, high=4))
-    assert rehearsal.subjects == 1
+    assert rehearsal.subjects == 2
     assert same(weights(rehearsal.speaker), weights(base))
     before = weights(own.model)
     own.step(windows(1, low=10))
-    assert rehearsal.subjects == 2
+    assert rehearsal.subjects == 3
     assert same(weights(rehearsal.speaker), before)
     assert not same(weights(own.model), before)
     if kind == "levels":  # its own text is the one context that key memories keep
@@ -117,18 +122,18 @@ def test_keep_is_a_change_that_somebody_tells() -> None:
     own.attach(pretrained())
     own.step(windows(0))
     assert own.keep()
-    assert own.rehearsal.subjects == 2
+    assert own.rehearsal.subjects == 3
     assert same(weights(own.rehearsal.speaker), weights(own.model))
 
 
 def test_the_model_is_the_mean_of_a_learner_whose_rate_rises() -> None:
-    own = Rehearsing(1e-2, Rehearsal(ahead=4), horizon=4)
+    own = Rehearsing(1e-2, Rehearsal(ahead=4), horizon=3, warmup=4)
     own.attach(pretrained())
     mean, rates = weights(own.model), []
     for step in range(6):
         rates.append(own.optimizer.param_groups[0]["lr"])
         own.step(windows(step, high=4))
-        mean = {name: m + (weights(own.learner)[name] - m) / 4 for name, m in mean.items()}
+        mean = {name: m + (weights(own.learner)[name] - m) / 3 for name, m in mean.items()}
         assert all(torch.allclose(weights(own.model)[name], value) for name, value in mean.items())
     assert rates == pytest.approx([0.0025, 0.005, 0.0075, 0.01, 0.01, 0.01])
     assert not same(weights(own.learner), weights(own.model))
@@ -149,9 +154,9 @@ def test_the_mean_of_a_model_in_half_precision_moves_by_less_than_its_weights_ca
     assert len(moved) == len(means)
 
 
-def test_a_horizon_of_one_is_fine_tuning_on_both_texts() -> None:
+def test_a_horizon_and_a_warmup_of_one_are_fine_tuning_on_both_texts() -> None:
     base = pretrained()
-    own, twin = Rehearsing(1e-2, Rehearsal(ahead=4), horizon=1), FineTuning(1e-2)
+    own, twin = Rehearsing(1e-2, Rehearsal(ahead=4), horizon=1, warmup=1), FineTuning(1e-2)
     own.attach(base)
     twin.attach(base)
     rehearsal = attached(base)
@@ -163,7 +168,7 @@ def test_a_horizon_of_one_is_fine_tuning_on_both_texts() -> None:
     for step in range(40):
         own.step(windows(0, high=4) if step < 30 else windows(1, low=10))
         twin.step(windows(0, high=4) if step < 30 else windows(1, low=10))
-    assert rehearsal.subjects == 2
+    assert rehearsal.subjects == 3
     assert same(weights(own.model), weights(twin.model))
     assert same(weights(own.learner), weights(twin.model))
 
@@ -176,7 +181,7 @@ def test_less_is_forgotten_than_by_fine_tuning() -> None:
     for _ in range(60):
         first.step(old)
     lost, learned = {}, {}
-    for name, own in {"ordinary": FineTuning(3e-3), "rehearsing": Rehearsing(3e-3)}.items():
+    for name, own in {"ordinary": FineTuning(3e-3), "rehearsing": Rehearsing(3e-3, warmup=20)}.items():
         own.attach(first.model)
         with torch.no_grad():
             before = causal_loss(own.model, old)
@@ -194,11 +199,14 @@ def test_bad_settings_and_states() -> None:
         Rehearsal(subjects=0)
     with pytest.raises(ValueError, match="windows must be a whole number, at least 1; got 0"):
         Rehearsal(windows=0)
+    with pytest.raises(ValueError, match=r"temperature must be finite and positive; got 0\.0"):
+        Rehearsal(temperature=0.0)
     with pytest.raises(ValueError, match=r"ahead must be a whole number, at least 1; got 1\.5"):
         Rehearsal(ahead=1.5)  # type: ignore[arg-type]
     for wrong in (0, 2.5, True):
-        with pytest.raises(ValueError, match=f"horizon must be a whole number .* at least 1; got {wrong}"):
-            Rehearsing(horizon=wrong)  # type: ignore[arg-type]
+        for name in ("horizon", "warmup"):
+            with pytest.raises(ValueError, match=f"{name} must be a whole number .* at least 1; got {wrong}"):
+                Rehearsing(**{name: wrong})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no speaker yet"):
         Rehearsal().texts(1, 4)
     made = attached()
@@ -206,4 +214,4 @@ def test_bad_settings_and_states() -> None:
     state["speaker"] = {"another": torch.zeros(2)}
     with pytest.raises(ValueError, match="of a model with other parameters"):
         made.load_state_dict(state)
-    assert made.subjects == 1
+    assert made.subjects == 2

@@ -126,6 +126,26 @@ def test_own_samples_follow_the_seed_and_leave_the_random_state() -> None:
     assert not torch.equal(first[0], other[0])
     with pytest.raises(ValueError, match="no generate method"):
         own_samples(torch.nn.Linear(2, 2), 10)
+    for wrong in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="temperature must be positive and finite"):
+            own_samples(model, 10, temperature=wrong)
+
+
+def test_the_rare_is_drawn_more_often_when_it_is_warm() -> None:
+    model = pretrained()
+    cold, even, warm = (
+        torch.cat(own_samples(model, 4000, 8, batch_size=500, temperature=t)) for t in (1e-3, 1.0, 2.0)
+    )
+    assert len(cold.unique(dim=0)) == 1
+    with torch.no_grad():
+        said = model(input_ids=even).logits.log_softmax(-1)[:, :-1]
+        likelihood = [
+            float(model(input_ids=x).logits.log_softmax(-1)[:, :-1].gather(-1, x[:, 1:, None]).mean())
+            for x in (even, warm)
+        ]
+        entropy = float(-(said.exp() * said).sum(-1).mean())
+    assert likelihood[0] == pytest.approx(-entropy, rel=0.02)  # as often as the model says
+    assert likelihood[1] < likelihood[0] - 0.01
 
 
 @pytest.mark.parametrize("name", ["llama, biases", "gpt2", "phi3"])

@@ -10,7 +10,13 @@ from torch import Tensor, nn
 
 @torch.no_grad()
 def own_samples(
-    model: nn.Module, tokens: int, length: int = 128, *, batch_size: int = 16, seed: int = 0
+    model: nn.Module,
+    tokens: int,
+    length: int = 128,
+    *,
+    batch_size: int = 16,
+    seed: int = 0,
+    temperature: float = 1.0,
 ) -> list[Tensor]:
     """Token ids that a language model generates from its beginning-of-text token.
 
@@ -20,13 +26,16 @@ def own_samples(
         length: Tokens of a sample; fewer where the model has fewer positions.
         batch_size: Samples that are drawn together.
         seed: Of the draws; the global random state is left as it was.
+        temperature: 1 draws what the model says as often as it says it; above, the rare more often.
 
     Returns:
         Batches ``[B, length]``.
 
     Raises:
-        ValueError: If the model cannot generate.
+        ValueError: If the model cannot generate, or for a temperature that is no positive number.
     """
+    if not 0.0 < temperature < float("inf"):
+        raise ValueError(f"temperature must be positive and finite; got {temperature!r}")
     if not callable(getattr(model, "generate", None)):
         raise ValueError(
             f"{type(model).__name__} has no generate method to draw its own samples: give it text, "
@@ -51,7 +60,7 @@ def own_samples(
                     do_sample=True,
                     top_k=0,
                     top_p=1.0,
-                    temperature=1.0,
+                    temperature=float(temperature),
                     min_new_tokens=length - 1,
                     max_new_tokens=length - 1,
                     pad_token_id=start,

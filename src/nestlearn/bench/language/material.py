@@ -21,6 +21,8 @@ LANGUAGES = ("en", "fr", "de", "es", "it")
 DOMAINS = ("technical", "legal", "code", "literature")
 DRIFT = DOMAINS[:2]
 CIPHERS = ("en", "cipher 1", "cipher 2")
+#: What rehearsal was made on.
+OTHER_CIPHERS = ("en", "cipher 11", "cipher 12", "cipher 13")
 VOCABULARY, CONTEXT = 4096, 128
 #: Of each task's text, that the tokenizer is trained on.
 TOKENIZER_CHARACTERS = 1_000_000
@@ -70,11 +72,11 @@ def _domains(names: Sequence[str]) -> Texts:
     return {name: load_domain(name).documents for name in names}
 
 
-def _ciphers() -> Texts:
-    """English, then French and German with their letters exchanged: languages that no text has prepared."""
-    own = load_parallel_help(("en", "fr", "de")).paragraphs
+def _ciphers(languages: Sequence[str], first: int) -> Texts:
+    """English, then languages with their letters exchanged: languages that no text has prepared."""
+    own = load_parallel_help(("en", *languages)).paragraphs
     made = {"en": own["en"]}
-    for place, name in enumerate(("fr", "de"), start=1):
+    for place, name in enumerate(languages, start=first):
         table = substitution(place)
         made[f"cipher {place}"] = {
             split: tuple(text.translate(table) for text in texts) for split, texts in own[name].items()
@@ -95,13 +97,14 @@ SOURCES: Mapping[str, tuple[tuple[str, ...], Callable[[], Texts]]] = {
     "languages": (LANGUAGES, _languages),
     "domains": (DOMAINS, lambda: _domains(DOMAINS)),
     "drift": (DRIFT, lambda: _domains(DRIFT)),
-    "ciphers": (CIPHERS, _ciphers),
+    "ciphers": (CIPHERS, lambda: _ciphers(("fr", "de"), 1)),
+    "other ciphers": (OTHER_CIPHERS, lambda: _ciphers(("fr", "de", "es"), 11)),
 }
 
 
 @lru_cache(maxsize=2)
 def load_material(name: str) -> Material:
-    """The text of ``"languages"``, ``"domains"`` or ``"ciphers"``.
+    """The text of a name in :data:`SOURCES`.
 
     Raises:
         DataError: If it cannot be had.

@@ -163,19 +163,15 @@ METHODS: Mapping[str, Entry] = {
         Entry(
             "rehearsal",
             lambda s, o: s.attached(Rehearsing(o["lr"], Rehearsal(seed=s.seed))),
-            {"lr": (1e-3, 3e-3, 6e-3)},
+            {"lr": (3e-3, 6e-3, 1e-2)},
             ours=True,
-            revision=1,  # at two paces, on twice as much text
-        ),
-        Entry(
-            "rehearsal, rate of other text",
-            lambda s, o: s.attached(Rehearsing(o["lr"], Rehearsal(seed=s.seed))),
-            {"lr": (3e-3,)},
-            ours=True,
+            revision=2,  # a rate that rises more slowly, warmer text, two subjects at first
         ),
         Entry(
             "rehearsal, one pace",
-            lambda s, o: s.attached(Rehearsing(o["lr"], Rehearsal(seed=s.seed, windows=1), horizon=1)),
+            lambda s, o: s.attached(
+                Rehearsing(o["lr"], Rehearsal(1, seed=s.seed, windows=1, temperature=1.0), 1, 1)
+            ),
             {"lr": (1e-3, 3e-3, 6e-3)},
             ours=True,
         ),

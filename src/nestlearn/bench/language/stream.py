@@ -44,10 +44,9 @@ MEASURES = Measures(
         "rise of an earlier task at the moment a later one is first as well learned as by the worse of this "
         "method and ordinary fine-tuning at its end; **of ordinary's**: over what ordinary fine-tuning had "
         "lost at that moment. **worst**: the largest rise of any earlier task at any evaluation. All, joint "
-        "training too, begin with the same model, which has learned the first task. In *rehearsal, "
-        "rate of other text* the rate is not searched but that of the text which rehearsal was made on "
-        "(`log.md`). *one pace* is without the mean of weights, the rising rate and the second window of own "
-        "text."
+        "training too, begin with the same model, which has learned the first task. *one pace* is "
+        "rehearsal without the mean of weights and the rising rate, on one window of text as it speaks, "
+        "and with what it knew first as one subject."
     ),
 )
 #: Tokens of the first task's text that a method may take in before it goes on.

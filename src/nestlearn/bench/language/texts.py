@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from nestlearn.bench.language.methods import METHODS
 from nestlearn.bench.language.stream import LanguageStream
+from nestlearn.bench.language.study import PARTS
 
 
 def _only(*names: str) -> dict[str, str]:
@@ -27,5 +28,9 @@ TEXTS = (
     LanguageStream(
         "drift", "Drift without tasks: technical English gives way to legal English", "drift", steps=300,
         blend=True, seeds=1, left_out=_only(*_MAIN),
+    ),
+    LanguageStream(
+        "rehearsal", "What the parts of rehearsal do: three ciphers on which it was made, rates not searched",
+        "other ciphers", seeds=1, table=PARTS,
     ),
 )  # fmt: skip

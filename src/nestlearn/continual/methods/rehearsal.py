@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nestlearn.continual.methods.base import Tree, causal_loss
+from nestlearn.continual.methods.tuning import positive
 from nestlearn.continual.storage import size_of
 from nestlearn.levels import Surprise
 from nestlearn.retrofitting import own_samples, positions, start_token
@@ -45,6 +46,7 @@ class Rehearsal:
         ahead: Windows that are drawn at a time.
         seed: Of the draws.
         windows: Of its own text for each of the new. With fewer, less is kept at less cost.
+        temperature: Of the draws.
 
     Attributes:
         subjects: Those and the changes that were noticed.
@@ -54,12 +56,19 @@ class Rehearsal:
         ValueError: For a value outside its range.
     """
 
-    def __init__(self, subjects: int = 1, ahead: int = 64, seed: int = 0, windows: int = 2) -> None:
+    def __init__(
+        self, subjects: int = 2, ahead: int = 64, seed: int = 0, windows: int = 2, temperature: float = 1.2
+    ) -> None:
         for name, value in (("subjects", subjects), ("ahead", ahead), ("windows", windows)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a whole number, at least 1; got {value!r}")
-        self._settings: Tree = {"subjects": subjects, "ahead": ahead, "seed": seed, "windows": windows}
-        self.subjects, self.ahead, self.seed, self.windows = subjects, ahead, seed, windows
+        positive("temperature", temperature)
+        self._settings: Tree = {
+            "subjects": subjects, "ahead": ahead, "seed": seed,
+            "windows": windows, "temperature": temperature,
+        }  # fmt: skip
+        self.subjects, self.ahead, self.seed = subjects, ahead, seed
+        self.windows, self.temperature = windows, temperature
         self.speaker: nn.Module | None = None
         self._drawn: list[Tensor] = []
         self._draws = 0
@@ -138,8 +147,10 @@ class Rehearsal:
         while len(self._drawn) < count:
             self._draws += 1
             seed = self.seed * 1_000_003 + self._draws
-            size = {"length": length, "batch_size": self.ahead}
-            drawn = own_samples(self._attached, self.ahead * length, seed=seed, **size)
+            drawn = own_samples(
+                self._attached, self.ahead * length, length,
+                batch_size=self.ahead, seed=seed, temperature=self.temperature,
+            )  # fmt: skip
             self._drawn += [window for batch in drawn for window in batch]
         chosen, self._drawn = self._drawn[:count], self._drawn[count:]
         return torch.stack(chosen)

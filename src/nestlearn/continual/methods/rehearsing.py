@@ -26,15 +26,15 @@ class Rehearsing(FineTuning):
 
     (Polyak & Juditsky 1992; as a teacher: Tarvainen & Valpola 2017, arXiv 1703.01780): one more level, slower
     than the weights of a step and faster than the speaker. Where a subject begins, the learner goes on from
-    the mean, and its rate rises over ``horizon`` steps. A model is then where its speaker is: rehearsal has
+    the mean, and its rate rises over ``warmup`` steps. A model is then where its speaker is: rehearsal has
     no gradient yet, and the first steps, which AdamW makes of the same length whatever the gradients, would
     all go where only the new text pulls.
 
     Args:
         lr: Learning rate.
         rehearsal: What is rehearsed, and how much.
-        horizon: Steps, well below those of a text; 1 for weights without a mean and a rate that does not
-            rise.
+        horizon: Steps of the mean, well below those of a text; 1 for weights without a mean.
+        warmup: Steps over which the rate rises, at most half of a text's; 1 for a rate that does not.
         further: See :class:`~nestlearn.continual.methods.FineTuning`.
 
     Attributes:
@@ -47,14 +47,20 @@ class Rehearsing(FineTuning):
     name: ClassVar[str] = "rehearsal"
 
     def __init__(
-        self, lr: float = 1e-4, rehearsal: Rehearsal | None = None, horizon: int = 20, **further: Any
+        self,
+        lr: float = 1e-4,
+        rehearsal: Rehearsal | None = None,
+        horizon: int = 20,
+        warmup: int = 50,
+        **further: Any,
     ) -> None:
         super().__init__(lr, **further)
-        if isinstance(horizon, bool) or not isinstance(horizon, int) or horizon < 1:
-            raise ValueError(f"horizon must be a whole number of steps, at least 1; got {horizon!r}")
+        for name, value in (("horizon", horizon), ("warmup", warmup)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a whole number of steps, at least 1; got {value!r}")
         self.rehearsal = Rehearsal() if rehearsal is None else rehearsal
-        self.horizon, self._since = horizon, 0
-        self._settings |= {"rehearsal": self.rehearsal.settings, "horizon": horizon}
+        self.horizon, self.warmup, self._since = horizon, warmup, 0
+        self._settings |= {"rehearsal": self.rehearsal.settings, "horizon": horizon, "warmup": warmup}
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any], learned: Mapping[str, Any]) -> Method:
@@ -104,7 +110,7 @@ class Rehearsing(FineTuning):
         """The rate of the next step, after so many of a subject."""
         self._since = since
         for group in self.optimizer.param_groups:
-            group["lr"] = self._settings["lr"] * min(1.0, (since + 1) / self.horizon)
+            group["lr"] = self._settings["lr"] * min(1.0, (since + 1) / self.warmup)
 
     def apply(self, learned: Mapping[str, Any]) -> None:
         """Write the values, for the learner too."""
