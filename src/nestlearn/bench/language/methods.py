@@ -168,6 +168,12 @@ METHODS: Mapping[str, Entry] = {
             revision=2,  # a rate that rises more slowly, warmer text, two subjects at first
         ),
         Entry(
+            "rehearsal, four windows",
+            lambda s, o: s.attached(Rehearsing(o["lr"], Rehearsal(seed=s.seed, windows=4))),
+            {"lr": (6e-3, 1e-2)},
+            ours=True,
+        ),
+        Entry(
             "rehearsal, one pace",
             lambda s, o: s.attached(
                 Rehearsing(o["lr"], Rehearsal(1, seed=s.seed, windows=1, temperature=1.0), 1, 1)

@@ -29,9 +29,10 @@ class Rehearsal:
 
         w CE(new text) + (1 - w) KL(speaker || model) on the speaker's text,    w = 1 / (1 + subjects)
 
-    The second term, in expectation over the speaker's text, is the divergence of the two distributions of
-    whole texts: what an anchor in the weights only approximates. No text is stored and nobody says when a
-    subject ends. It is the offline half of consolidation, as in sleep, which the paper names and leaves open:
+    The second term, in expectation over what the speaker says, is the divergence of the two distributions of
+    whole texts: what an anchor in the weights only approximates. The text is drawn a little warmer than the
+    speaker speaks: what it predicts is held to in more places, among them more of those that real text has
+    and the speaker seldom comes to. No text is stored and nobody says when a subject ends. It is the offline half of consolidation, as in sleep, which the paper names and leaves open:
     pseudorehearsal (Robins 1995, Connection Science 7) with a generative model (Shin et al. 2017, arXiv
     1705.08690; language models: Sun et al. 2020, arXiv 1909.03329) and distillation (Hinton et al. 2015,
     arXiv 1503.02531).
@@ -42,11 +43,12 @@ class Rehearsal:
     times as much, and the drawing of the text.
 
     Args:
-        subjects: That the model knows when it begins, as weight against a new one.
+        subjects: That the model knows when it begins, as weight against a new one; more for a model that
+            has learned much more than will come.
         ahead: Windows that are drawn at a time.
         seed: Of the draws.
         windows: Of its own text for each of the new. With fewer, less is kept at less cost.
-        temperature: Of the draws.
+        temperature: Of the draws; 1 for text as the speaker speaks.
 
     Attributes:
         subjects: Those and the changes that were noticed.
