@@ -29,13 +29,13 @@ class Rehearsal:
 
         w CE(new text) + (1 - w) KL(speaker || model) on the speaker's text,    w = 1 / (1 + subjects)
 
-    The second term, in expectation over what the speaker says, is the divergence of the two distributions of
-    whole texts: what an anchor in the weights only approximates. The text is drawn a little warmer than the
+    At a temperature of 1 the second term is, in expectation, the divergence of the two distributions of whole
+    texts: what an anchor in the weights only approximates. By default text is drawn a little warmer than the
     speaker speaks: what it predicts is held to in more places, among them more of those that real text has
-    and the speaker seldom comes to. No text is stored and nobody says when a subject ends. It is the offline half of consolidation, as in sleep, which the paper names and leaves open:
-    pseudorehearsal (Robins 1995, Connection Science 7) with a generative model (Shin et al. 2017, arXiv
-    1705.08690; language models: Sun et al. 2020, arXiv 1909.03329) and distillation (Hinton et al. 2015,
-    arXiv 1503.02531).
+    and the speaker seldom comes to. No text is stored and nobody says when a subject ends. It is the offline
+    half of consolidation, as in sleep, which the paper names and leaves open: pseudorehearsal (Robins 1995,
+    Connection Science 7) with a generative model (Shin et al. 2017, arXiv 1705.08690; language models: Sun et
+    al. 2020, arXiv 1909.03329) and distillation (Hinton et al. 2015, arXiv 1503.02531).
 
     The speaker is one more level, the slowest: it is updated once a subject, and hands on what it knows by
     generating the context of the others (Sec. 3.3). So that it begins with any subject alike, windows of new
