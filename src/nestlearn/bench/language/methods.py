@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nestlearn.bench.base import JOINT, Entry, Settings
+from nestlearn.bench.language.context import InContext
 from nestlearn.continual.methods import (
     Averaging,
     ElasticWeights,
@@ -50,6 +51,23 @@ class Setup:
         if method.wants_old:
             method.calibrate(self.old, self.seed)
         return method
+
+
+class Learning(Protocol):
+    """What a stream asks of a method; see :class:`~nestlearn.continual.methods.Method`."""
+
+    @property
+    def model(self) -> nn.Module:
+        """The model that is evaluated."""
+
+    def step(self, batch: Tensor) -> float:
+        """Take in windows ``[B, T + 1]``."""
+
+    def finish(self) -> None:
+        """Called at the end of a stream."""
+
+    def stored_bytes(self) -> int:
+        """Bytes that are kept besides weights and the optimizer's state."""
 
 
 @runtime_checkable
@@ -199,6 +217,12 @@ METHODS: Mapping[str, Entry] = {
             {"lr": RATES},
             stores=True,
             told=True,
+        ),
+        Entry(
+            "in context",
+            lambda s, o: InContext(s.model, o["tokens"]),
+            {"tokens": (64, 128, 256, 384)},
+            stores=True,
         ),
         Entry("lora", lambda s, o: s.attached(Lora(o["lr"], seed=s.seed)), {"lr": RATES}),
         Entry("levels, told", lambda s, o: _damped(s, o, told=True), _DAMPED, ours=True, told=True),

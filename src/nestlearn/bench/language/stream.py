@@ -15,10 +15,9 @@ from torch import Tensor
 from nestlearn.bench.base import JOINT, BenchStream, Entry, Measures, Settings, rounded, rounded_row
 from nestlearn.bench.language import material, start
 from nestlearn.bench.language.material import CONTEXT, Material, load_material
-from nestlearn.bench.language.methods import METHODS, EndsTasks, Setup, old_batches
+from nestlearn.bench.language.methods import METHODS, EndsTasks, Learning, Setup, old_batches
 from nestlearn.bench.language.start import BATCH, learned_first
 from nestlearn.bench.store import Record
-from nestlearn.continual.methods import Method
 from nestlearn.continual.metrics import CurvePoint, average, forgetting, matched_pairs
 from nestlearn.streams import bits_per_byte
 
@@ -164,7 +163,7 @@ class LanguageStream(BenchStream):
 
 def learn(
     stream: LanguageStream, entry: Entry, tasks: Sequence[str], settings: Settings, seed: int, split: str
-) -> tuple[Method, list[CurvePoint], float]:
+) -> tuple[Learning, list[CurvePoint], float]:
     """Let a method learn tasks after the first; joint training has them all at once.
 
     Returns:
@@ -179,7 +178,7 @@ def learn(
     # A share of the text of all tasks that there are: the search must not have another store.
     total = stream.first_steps * BATCH * CONTEXT + (len(stream.load_names()) - 1) * stream.steps * step_tokens
     old = old_batches(text, CALIBRATION, stream.batch_size)
-    method = entry.make(Setup(model, old, int(0.01 * 2 * total), step_tokens, seed), settings)
+    method: Learning = entry.make(Setup(model, old, int(0.01 * 2 * total), step_tokens, seed), settings)
     seconds = time.process_time() - began
     curve = [_evaluated(stream, method, tasks, split, 0, 0)]
     for count, (stage, batch, ends) in enumerate(batches(stream, entry.name, tasks, seed), start=1):
@@ -247,7 +246,7 @@ def later_text(stream: LanguageStream, task: str, seed: int) -> Tensor:
 
 
 def _evaluated(
-    stream: LanguageStream, method: Method, tasks: Sequence[str], split: str, stage: int, tokens: int
+    stream: LanguageStream, method: Learning, tasks: Sequence[str], split: str, stage: int, tokens: int
 ) -> CurvePoint:
     text = stream.load(stream.data)
     bits = {

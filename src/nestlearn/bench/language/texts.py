@@ -23,7 +23,7 @@ TEXTS = (
     ),
     LanguageStream(
         "ciphers", "Two languages that no model has seen: French and German with their letters exchanged",
-        "ciphers", seeds=1, left_out=_only(*_MAIN),
+        "ciphers", seeds=1, left_out=_only(*_MAIN, "in context"),
     ),
     LanguageStream(
         "drift", "Drift without tasks: technical English gives way to legal English", "drift", steps=300,
