@@ -20,10 +20,14 @@ def test_every_form_is_timed_beside_its_floor(tmp_path: Path) -> None:
     forms = {(form["memory"], form["compiled"]): form for form in content["forms"]}
     assert {("mlp", False), ("matrix", False)} <= set(forms)
     assert ({("mlp", True), ("matrix", True)} <= set(forms)) == native.available()
-    assert all(0 < form["floor_milliseconds"] < form["milliseconds"] for form in forms.values())
-    assert forms["mlp", False]["floor_milliseconds"] / forms["matrix", False]["floor_milliseconds"] == (
-        pytest.approx(TILES["mlp"] / TILES["matrix"])
-    )
+    # No comparison of times: on a loaded machine what measures the floor may be what is slow.
+    assert all(form["milliseconds"] > 0 for form in forms.values())
+    shape = content["shape"]
+    tile = 2 * shape["chunk"] * shape["width"] ** 2  # operations of one product
+    tiles = 3 * shape["batch"] * shape["heads"] * shape["tokens"] / shape["chunk"]  # forward and backward
+    for (memory, _), form in forms.items():
+        operations = form["floor_milliseconds"] / 1e3 * content["products_per_second"]
+        assert operations == pytest.approx(tile * tiles * TILES[memory])
 
 
 def test_the_switch_is_set_for_the_step_only(monkeypatch: pytest.MonkeyPatch) -> None:
