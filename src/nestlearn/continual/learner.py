@@ -14,6 +14,7 @@ from nestlearn.continual.identity import Identity, identify
 from nestlearn.continual.learning import Learned, learn
 from nestlearn.continual.memory_file import MemoryFileError, check_base, read_memory, save_memory
 from nestlearn.continual.methods import METHODS, Change, Levels, Method
+from nestlearn.continual.methods.tuning import whole
 from nestlearn.continual.scoring import Score, score
 from nestlearn.levels import Level
 from nestlearn.observing import Track
@@ -77,8 +78,7 @@ class Learner:
         self.tokenizer, self.old, self.seed = tokenizer, old, seed
         self.context = window_length(model, context)
         for name, value in (("batch_size", batch_size), ("calibration_tokens", calibration_tokens)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a whole number, at least 1; got {value!r}")
+            whole(name, value)
         self.batch_size, self.calibration_tokens = batch_size, calibration_tokens
         self.method = Levels(levels, seed=seed, **retrofit) if method is None else method
         self.method.attach(model)

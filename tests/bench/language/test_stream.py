@@ -13,6 +13,7 @@ from torch import Tensor
 from nestlearn.bench.base import JOINT
 from nestlearn.bench.language import start
 from nestlearn.bench.language import stream as module
+from nestlearn.bench.language.context import InContext
 from nestlearn.bench.language.material import substitution
 from nestlearn.bench.language.methods import METHODS, TaskElasticWeights, TaskReplay
 from nestlearn.bench.language.start import learned_first
@@ -105,14 +106,12 @@ def test_the_search_sees_validation_text_of_its_tasks(
     assert seen == [(TASKS[:2], "validation")] and value < 0.0
 
 
-@pytest.mark.parametrize(
-    "method", [name for name, entry in METHODS.items() if not entry.told and name != "in context"]
-)
+@pytest.mark.parametrize("method", [name for name, entry in METHODS.items() if not entry.told])
 def test_what_is_not_told_sees_new_text_alone(
     method: str, stream: LanguageStream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[Tensor] = []
-    for kind in (FineTuning, Levels):
+    for kind in (FineTuning, Levels, InContext):
         inner = kind.step
 
         def step(self: Any, batch: Tensor, inner: Any = inner) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -157,6 +158,25 @@ def make_levels(
     return setup.attached(method)
 
 
+def make_rehearsing(
+    setup: Setup, settings: Settings, *, rehearsal: Mapping[str, Any] | None = None, **further: Any
+) -> Method:
+    """Rehearsal alone.
+
+    Args:
+        setup: What it is made for.
+        settings: ``lr``.
+        rehearsal: Of :class:`~nestlearn.continual.methods.Rehearsal`, where that is not the default.
+        further: Likewise of :class:`~nestlearn.continual.methods.Rehearsing`.
+    """
+    own = Rehearsal(**{"seed": setup.seed, **(rehearsal or {})})
+    return setup.attached(Rehearsing(settings["lr"], own, **further))
+
+
+#: All parts of rehearsal taken away.
+ONE_PACE: Mapping[str, Any] = {
+    "rehearsal": {"subjects": 1, "windows": 1, "temperature": 1.0}, "horizon": 1, "warmup": 1,
+}  # fmt: skip
 RATES = (3e-4, 1e-3, 3e-3)
 _DAMPED: Mapping[str, Sequence[Any]] = {"lr": (3e-3, 6e-3, 1.2e-2), "strength": (0.1, 0.3)}
 _DESCENT: Mapping[str, Sequence[Any]] = {"lr": (2.0, 4.0, 8.0), "strength": (0.1, 0.3)}
@@ -180,24 +200,19 @@ METHODS: Mapping[str, Entry] = {
         ),
         Entry(
             "rehearsal",
-            lambda s, o: s.attached(Rehearsing(o["lr"], Rehearsal(seed=s.seed))),
+            make_rehearsing,
             {"lr": (3e-3, 6e-3, 1e-2)},
             ours=True,
             revision=2,  # a rate that rises more slowly, warmer text, two subjects at first
         ),
         Entry(
             "rehearsal, four windows",
-            lambda s, o: s.attached(Rehearsing(o["lr"], Rehearsal(seed=s.seed, windows=4))),
+            partial(make_rehearsing, rehearsal={"windows": 4}),
             {"lr": (6e-3, 1e-2)},
             ours=True,
         ),
         Entry(
-            "rehearsal, one pace",
-            lambda s, o: s.attached(
-                Rehearsing(o["lr"], Rehearsal(1, seed=s.seed, windows=1, temperature=1.0), 1, 1)
-            ),
-            {"lr": (1e-3, 3e-3, 6e-3)},
-            ours=True,
+            "rehearsal, one pace", partial(make_rehearsing, **ONE_PACE), {"lr": (1e-3, 3e-3, 6e-3)}, ours=True
         ),
         Entry(
             "levels, gradient descent",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nestlearn.continual.methods.base import Tree, causal_loss
-from nestlearn.continual.methods.tuning import positive
+from nestlearn.continual.methods.tuning import positive, whole
 from nestlearn.continual.storage import size_of
 from nestlearn.levels import Surprise
 from nestlearn.retrofitting import own_samples, positions, start_token
@@ -62,8 +62,7 @@ class Rehearsal:
         self, subjects: int = 2, ahead: int = 64, seed: int = 0, windows: int = 2, temperature: float = 1.2
     ) -> None:
         for name, value in (("subjects", subjects), ("ahead", ahead), ("windows", windows)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a whole number, at least 1; got {value!r}")
+            whole(name, value)
         positive("temperature", temperature)
         self._settings: Tree = {
             "subjects": subjects, "ahead": ahead, "seed": seed,

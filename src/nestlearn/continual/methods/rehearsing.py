@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from nestlearn.continual.methods.base import Method, Tree
 from nestlearn.continual.methods.rehearsal import Rehearsal
-from nestlearn.continual.methods.tuning import FineTuning
+from nestlearn.continual.methods.tuning import FineTuning, whole
 from nestlearn.continual.storage import size_of
 from nestlearn.retrofitting.copies import sharing_copy
 from nestlearn.retrofitting.parts import Part
@@ -56,8 +56,7 @@ class Rehearsing(FineTuning):
     ) -> None:
         super().__init__(lr, **further)
         for name, value in (("horizon", horizon), ("warmup", warmup)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a whole number of steps, at least 1; got {value!r}")
+            whole(name, value, " of steps")
         self.rehearsal = Rehearsal() if rehearsal is None else rehearsal
         self.horizon, self.warmup, self._since = horizon, warmup, 0
         self._settings |= {"rehearsal": self.rehearsal.settings, "horizon": horizon, "warmup": warmup}

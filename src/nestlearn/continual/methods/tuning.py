@@ -174,3 +174,13 @@ def positive(name: str, value: float, *, zero: bool = False) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if not number or not (value > 0 or (zero and value == 0)):
         raise ValueError(f"{name} must be finite and {'zero or ' if zero else ''}positive; got {value!r}")
+
+
+def whole(name: str, value: int, of: str = "") -> None:
+    """Refuse what is no whole number of at least one.
+
+    Raises:
+        ValueError: With the value.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be a whole number{of}, at least 1; got {value!r}")
